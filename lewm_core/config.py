@@ -1,0 +1,136 @@
+"""Every default of the project, as frozen dataclasses; Hydra's YAML and ROS parameters follow.
+
+A field's `metadata` holds its one-line description and, where it has one, its range: the ROS
+parameter descriptors and the README's table are generated from them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from lewm_core.types import UserError
+
+
+def _option(default: Any, help: str, low: float | None = None, high: float | None = None,
+            among: tuple[str, ...] = ()) -> Any:
+    """A dataclass field with its description and the values it may take."""
+    meta = {'help': help, 'low': low, 'high': high, 'among': among}
+    if isinstance(default, (list, tuple)):
+        return field(default_factory=lambda: tuple(default), metadata=meta)
+    return field(default=default, metadata=meta)
+
+
+def check(config: Any) -> None:
+    """Raises UserError on the first field outside the range its metadata states."""
+    for f in fields(config):
+        value, meta = getattr(config, f.name), f.metadata
+        low, high, among = meta.get('low'), meta.get('high'), meta.get('among')
+        if value is None:
+            continue
+        if among and value not in among:
+            raise UserError(f'{f.name}={value!r} is not known; choose one of {list(among)}')
+        if isinstance(value, float) and value != value:
+            raise UserError(f'{f.name}=nan is not a number; give one in [{low}, {high}]')
+        if (low is not None and value < low) or (high is not None and value > high):
+            raise UserError(f'{f.name}={value!r} is out of range; give a value in '
+                            f'[{"-inf" if low is None else low}, '
+                            f'{"inf" if high is None else high}]')
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The world model's shape and the weight of its regulariser. Defaults: the paper's LeWM."""
+
+    name: str = _option('lewm', 'what this shape is called')
+    encoder: str = _option('vit', 'the image encoder', among=('vit', 'conv'))
+    image_size: int = _option(224, 'height and width of the images, pixels', 8, 1024)
+    frameskip: int = _option(5, 'ticks in a block: one latent step', 1, 100)
+    history: int = _option(3, 'frames the predictor sees', 1, 16)
+    latent_dim: int = _option(192, 'width of a latent', 2, 4096)
+    # ViT
+    patch_size: int = _option(14, 'side of a ViT patch, pixels', 1, 64)
+    encoder_depth: int = _option(12, 'ViT layers', 1, 48)
+    encoder_width: int = _option(192, 'ViT width', 8, 4096)
+    encoder_heads: int = _option(3, 'ViT attention heads', 1, 64)
+    encoder_mlp: int = _option(768, 'ViT MLP width', 8, 16384)
+    # conv
+    conv_channels: tuple[int, ...] = _option((), 'channels of the conv encoder, stride 2 each')
+    # heads, actions, predictor
+    projector_hidden: int = _option(2048, 'hidden width of both projectors', 8, 16384)
+    action_hidden: int = _option(10, 'width of the first action layer', 1, 4096)
+    action_mlp: int = _option(768, 'hidden width of the action MLP', 8, 16384)
+    predictor_depth: int = _option(6, 'predictor blocks', 1, 48)
+    predictor_width: int = _option(192, 'predictor width', 8, 4096)
+    predictor_heads: int = _option(16, 'predictor attention heads', 1, 64)
+    predictor_head_dim: int = _option(64, 'width of a predictor head', 1, 512)
+    predictor_mlp: int = _option(2048, 'predictor MLP width', 8, 16384)
+    dropout: float = _option(0.1, 'dropout in the predictor', 0.0, 0.9)
+    # SIGReg
+    sigreg_weight: float = _option(0.09, 'λ: weight of SIGReg against the prediction', 0.0, 100.0)
+    sigreg_projections: int = _option(1024, 'random directions a step', 1, 65536)
+    sigreg_knots: int = _option(17, 'integration knots on [0, 3]', 3, 1025)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which episodes go where. Fractions are of whole episodes, never of windows."""
+
+    validation: float = _option(0.1, 'share of episodes for keep-best and settings', 0.0, 0.5)
+    calibration: float = _option(0.1, 'share of episodes for surprise thresholds', 0.0, 0.5)
+    test: float = _option(0.1, 'share of episodes for reported figures', 0.0, 0.5)
+    split_seed: int = _option(0, 'which episodes go where', 0, 2**31 - 1)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The optimisation. Defaults: the paper's, but for the number of steps."""
+
+    steps: int = _option(60_000, 'optimiser steps', 1, 10**9)
+    batch_size: int = _option(128, 'windows a step', 2, 65536)
+    learning_rate: float = _option(5e-5, 'peak AdamW learning rate', 1e-9, 1.0)
+    weight_decay: float = _option(1e-3, 'AdamW weight decay', 0.0, 1.0)
+    warmup: float = _option(0.01, 'share of the steps with a rising learning rate', 0.0, 1.0)
+    grad_clip: float = _option(1.0, 'gradient norm is clipped here', 1e-6, 1e6)
+    precision: str = _option('auto', 'auto: bf16 where the device is fast at it, else float32',
+                             among=('auto', 'float32', 'bf16'))
+    device: str = _option('auto', 'auto, cpu, cuda or cuda:N')
+    seed: int = _option(0, 'weights, order of windows, dropout, directions', 0, 2**31 - 1)
+    validate_every: int = _option(1000, 'steps between validations', 1, 10**9)
+    checkpoint_every: int = _option(1000, 'steps between checkpoints', 1, 10**9)
+    log_every: int = _option(50, 'steps between log lines', 1, 10**9)
+    tensorboard: bool = _option(True, 'write TensorBoard events where it is installed')
+    threads: int = _option(0, 'CPU threads; 0: as PyTorch chooses', 0, 1024)
+
+
+@dataclass(frozen=True)
+class PlannerConfig:
+    """The search. None of these changes a tensor of the model."""
+
+    samples: int = _option(300, 'candidates an iteration', 2, 100_000)
+    elites: int = _option(30, 'candidates the distribution is refitted to', 1, 100_000)
+    iterations: int = _option(10, 'refinements a plan', 1, 1000)
+    horizon: int = _option(5, 'blocks a plan looks ahead', 1, 100)
+    init_std: float = _option(1.0, 'first spread, in standard deviations of the data', 1e-3, 100.0)
+    hold: bool = _option(True, 'one action held through each block, not one a tick')
+    cost: str = _option('mean', 'distance to the goal over the horizon, or at its end',
+                        among=('mean', 'final'))
+    context: int = _option(1, 'frames of history the search starts from', 1, 16)
+    warm_start: bool = _option(True, 'start from the previous plan, shifted')
+    seed: int = _option(0, 'of the candidates', 0, 2**31 - 1)
+
+
+@dataclass(frozen=True)
+class SurpriseConfig:
+    """The alarm. `promised_per_hour` is what the user chooses."""
+
+    promised_per_hour: float = _option(2.0, 'false alarms an hour in ordinary driving',
+                                       1e-6, 3600.0)
+    extrapolate: bool = _option(True, 'allow a rate rarer than the data shows, marked as such')
+    cluster_blocks: int = _option(3, 'exceedances at most this far apart are one alarm', 1, 1000)
+    tail: float = _option(0.1, 'share of blocks the Pareto tail is fitted to', 0.01, 0.5)
+
+
+def default(config: type, name: str) -> Any:
+    """The default of one field of a config dataclass."""
+    return getattr(config(), name)

@@ -1,0 +1,65 @@
+"""What crosses between the ROS side and the model: NumPy in robot units, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+class UserError(ValueError):
+    """An error that a user caused and can mend: one sentence, shown without a traceback.
+
+    Its text names the value, what was expected and what to do. Command lines and nodes print it
+    and exit with a code that is not 0; a bug in the package raises anything else.
+    """
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One prepared camera image: `pixels` (H, W, 3) uint8 RGB as the model sees it."""
+
+    stamp_ns: int
+    pixels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Action:
+    """One command: `values` (A,) float64 in robot units, finite and within the spec's limits."""
+
+    stamp_ns: int
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the planner found: `actions` (K * frameskip, A) float64 in robot units, tick by tick.
+
+    `cost` is the objective's value of the whole plan and `seconds` the time the search took.
+    `latents` (K, D) float32 are the imagined latents at the end of each block.
+    """
+
+    stamp_ns: int
+    actions: np.ndarray
+    cost: float
+    iterations: int
+    seconds: float
+    latents: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Surprise:
+    """How far one block ended from where the model said it would.
+
+    `score` is the squared latent error ‖ẑ − z‖² (mean over dimensions), `p_value` the conformal
+    p-value in (0, 1] of that score among ordinary driving, `threshold` the score above which the
+    block counts as an exceedance, and `alarm` is true on the first block of a cluster of
+    exceedances. Without a calibration `p_value` and `threshold` are NaN and `alarm` is False.
+    """
+
+    stamp_ns: int
+    score: float
+    p_value: float
+    threshold: float
+    exceeds: bool
+    alarm: bool

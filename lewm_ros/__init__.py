@@ -1,0 +1,1 @@
+"""ROS 2 nodes around lewm_core: they know no tensors."""
