@@ -1,0 +1,102 @@
+"""What each job needs to know: one frozen dataclass a job, with every default."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lewm_core.config import (DataConfig, ModelConfig, PlannerConfig, SurpriseConfig,
+                              TrainConfig)
+
+
+def _option(help: str, default: Any = MISSING, low: float | None = None,
+            high: float | None = None) -> Any:
+    """A dataclass field with its description; required when it has no default."""
+    meta = {'help': help, 'low': low, 'high': high, 'among': ()}
+    return field(metadata=meta) if default is MISSING else field(default=default, metadata=meta)
+
+
+def _group(kind: type) -> Any:
+    return field(default_factory=kind)
+
+
+@dataclass(frozen=True)
+class ConvertJob:
+    """Bags to one dataset."""
+
+    bags: tuple[Path, ...] = _option('the bags: PATH or PATH,PATH')
+    robot: str = _option('the robot: a name in config/robot, or the path of a YAML file')
+    output: Path = _option('the dataset to write, such as data.h5')
+    overwrite: bool = _option('replace an output that exists', False)
+    data: DataConfig = _group(DataConfig)
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """A dataset to a checkpoint."""
+
+    dataset: Path = _option('the dataset, as convert writes it')
+    output: Path = _option('the run folder: model.safetensors, logs, state for resuming',
+                           Path('runs/train'))
+    overwrite: bool = _option('replace an output that exists', False)
+    model: ModelConfig = _group(ModelConfig)
+    data: DataConfig = _group(DataConfig)
+    train: TrainConfig = _group(TrainConfig)
+    planner: PlannerConfig = _group(PlannerConfig)
+    surprise: SurpriseConfig = _group(SurpriseConfig)
+
+
+@dataclass(frozen=True)
+class BagsJob:
+    """Bags to a dataset and a checkpoint, in one folder."""
+
+    bags: tuple[Path, ...] = _option('the bags: PATH or PATH,PATH')
+    robot: str = _option('the robot: a name in config/robot, or the path of a YAML file')
+    output: Path = _option('the run folder: data.h5, model.safetensors, logs',
+                           Path('runs/train_from_bags'))
+    overwrite: bool = _option('replace an output that exists', False)
+    model: ModelConfig = _group(ModelConfig)
+    data: DataConfig = _group(DataConfig)
+    train: TrainConfig = _group(TrainConfig)
+    planner: PlannerConfig = _group(PlannerConfig)
+    surprise: SurpriseConfig = _group(SurpriseConfig)
+
+
+@dataclass(frozen=True)
+class EvaluateJob:
+    """A checkpoint's figures on the held-out episodes of a dataset, as JSON."""
+
+    checkpoint: Path = _option('the checkpoint, a .safetensors file')
+    dataset: Path = _option('the dataset, for the same robot')
+    output: Path | None = _option('a JSON file to write; none: print only', None)
+    overwrite: bool = _option('replace an output that exists', False)
+
+
+@dataclass(frozen=True)
+class DemoJob:
+    """The whole way: drive, record, train, plan, watch, report."""
+
+    seed: int = _option('of the robot, the training and the planner', 0, 0, 2**31 - 1)
+    robot: str = _option('two_room, push, pusht or the path of a YAML file', 'two_room')
+    output: Path = _option('the folder of the bag, the checkpoint and the report',
+                           Path('runs/demo'))
+    overwrite: bool = _option('replace an output that exists', False)
+    frames: int = _option('frames to record for training', 10_000, 100, 10**7)
+    goals: int = _option('goals to drive to in lock-step', 100, 1, 10**5)
+    realtime_goals: int = _option('goals to drive to at real time', 10, 0, 10**4)
+    calibration_minutes: float = _option('simulated driving the alarm is calibrated on', 10.0,
+                                         0.1, 10_000.0)
+    normal_minutes: float = _option('simulated ordinary driving that is watched', 10.0,
+                                    0.1, 10_000.0)
+    teleports: int = _option('teleports to detect', 20, 0, 10**4)
+    colours: int = _option('colour changes to detect', 20, 0, 10**4)
+    model: ModelConfig = _group(ModelConfig)
+    data: DataConfig = _group(DataConfig)
+    train: TrainConfig = _group(TrainConfig)
+    planner: PlannerConfig = _group(PlannerConfig)
+    surprise: SurpriseConfig = _group(SurpriseConfig)
+
+
+JOBS: dict[str, type] = {'convert': ConvertJob, 'train': TrainJob, 'train_from_bags': BagsJob,
+                         'evaluate': EvaluateJob, 'demo': DemoJob}
