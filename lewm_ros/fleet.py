@@ -57,6 +57,10 @@ class Fleet:
         self._children[name] = child
         return child
 
+    def ended(self, name: str) -> bool:
+        """Whether a node has ended."""
+        return self._children[name].poll() is not None
+
     def check(self) -> None:
         """Raises UserError with the last log lines of a node that ended badly."""
         for name, child in self._children.items():

@@ -1,0 +1,153 @@
+"""`lewm demo`: drive, record, train, plan, watch and report, every step over DDS topics."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from lewm_core.jobs import DemoJob
+from lewm_core.paths import robot_path
+from lewm_core.robot import RobotSpec
+from lewm_core.types import UserError
+from lewm_ros.demo_report import Material, write_report
+from lewm_ros.demo_watch import Watcher
+from lewm_ros.fleet import Fleet
+
+# The worlds that the demo's robots live in; another spec's name is taken as a Gymnasium id.
+WORLDS = {'two_room': 'two_room', 'push': 'push', 'pusht': 'gym_pusht/PushT-v0'}
+
+
+@dataclass
+class Run:
+    """One demo under way: what was asked, the processes, what was heard and measured."""
+
+    job: DemoJob
+    spec: RobotSpec
+    robot: Path
+    world: str
+    output: Path
+    fleet: Fleet
+    watcher: Watcher
+    overrides: list[str]
+    figures: dict[str, Any] = field(default_factory=dict)
+    material: Material = field(default_factory=Material)
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def checkpoint(self) -> Path:
+        """The trained model's file."""
+        return self.output / 'model' / 'model.safetensors'
+
+    def sim(self, name: str, **parameters: Any) -> None:
+        """Starts the simulated robot with these parameters."""
+        from lewm_ros.fleet import ros_arguments
+        base = {'robot': self.robot, 'world': self.world, 'seed': self.job.seed}
+        self.fleet.start(name, 'lewm_ros.sim_robot', ros_arguments({**base, **parameters}))
+
+    @contextmanager
+    def step(self, number: int, what: str) -> Iterator[None]:
+        """A step of the demo, announced, timed and written down."""
+        say(f'[{number}/6] {what}')
+        begun = time.monotonic()
+        yield
+        seconds = time.monotonic() - begun
+        self.material.steps.append((what, seconds))
+        say(f'      done in {seconds:.1f} s')
+
+    def follow(self, what: str, total: int, now: Any, done: Any, timeout_s: float) -> None:
+        """Shows progress (`now()` of `total`) until `done()`; raises UserError when too late."""
+        last = -1.0
+        with tqdm(total=total, desc=f'      {what}', disable=not sys.stderr.isatty(),
+                  leave=False, unit_scale=True) as bar:
+            deadline = time.monotonic() + timeout_s
+            while not done():
+                self.fleet.check()
+                count = now()
+                bar.update(count - bar.n)
+                if bar.disable and time.monotonic() - last > 5:
+                    last = time.monotonic()
+                    say(f'      {what}: {count} of {total}')
+                if time.monotonic() > deadline:
+                    raise UserError(f'{what} has not ended within {timeout_s:g} s ({count} of '
+                                    f'{total}); look into {self.fleet.log_dir}')
+                time.sleep(0.05)
+
+
+def say(text: str) -> None:
+    """Prints a line of the demo, at once."""
+    print(text, flush=True)
+
+
+def free_domain() -> int:
+    """A ROS domain id (1–101) whose discovery port nobody on this machine has bound."""
+    for i in range(101):
+        domain = 1 + (os.getpid() + i) % 101
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind(('', 7400 + 250 * domain))
+            except OSError:
+                continue
+            return domain
+    raise UserError('all ROS domains from 1 to 101 are in use on this machine; end some ROS nodes')
+
+
+def prepare_output(output: Path, overwrite: bool) -> None:
+    """Makes `output` an empty folder; a finished demo there is replaced only on request."""
+    if (output / 'report.json').exists() and not overwrite:
+        raise UserError(f'{output} holds a finished demo; give another folder with output=PATH '
+                        'or replace it with overwrite=true')
+    if output.exists() and not overwrite and any(output.iterdir()):
+        if not (output / 'logs').is_dir():
+            raise UserError(f'{output} is not empty and holds no demo; give another folder with '
+                            'output=PATH')
+        say(f'found an unfinished demo in {output}; starting it afresh')
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
+
+
+def main(job: DemoJob, overrides: list[str] | None = None) -> int:
+    """The demo's exit code; `overrides` are passed on to the training job."""
+    from lewm_ros import demo_drive, demo_learn, demo_verdict
+    robot = robot_path(job.robot)
+    spec = RobotSpec.load(robot)
+    output = Path(job.output).resolve()
+    prepare_output(output, job.overwrite)
+    domain = free_domain()
+    os.environ.update(ROS_AUTOMATIC_DISCOVERY_RANGE='LOCALHOST',
+                      ROS_LOG_DIR=str(output / 'logs'))
+    with Fleet(output / 'logs', domain) as fleet:
+        watcher = Watcher(domain)
+        try:
+            run = Run(job, spec, robot, WORLDS.get(spec.name, spec.name), output, fleet, watcher,
+                      list(overrides or ()))
+            run.material.title = f'{spec.name}: a robot learns from its own recording'
+            with run.step(1, f'{spec.name} drives itself and is recorded ({job.frames} frames)'):
+                demo_learn.record(run)
+            with run.step(2, 'the bag becomes a dataset, the dataset a world model'):
+                demo_learn.learn(run)
+            with run.step(3, 'what the model knows, on held-out episodes'):
+                demo_learn.examine(run)
+            with run.step(4, f'the planner drives to {job.goals} goals'):
+                demo_drive.plan(run)
+            with run.step(5, 'the surprise node watches'):
+                demo_drive.watch(run)
+            with run.step(6, 'the report'):
+                run.figures['wall_s'] = time.monotonic() - run.started
+                run.material.verdicts = demo_verdict.verdicts(run.figures)
+                paths = write_report(output, run.figures, run.material)
+        finally:
+            watcher.close()
+    for good, sentence in run.material.verdicts:
+        say(('  ok  ' if good else '  NO  ') + sentence)
+    say(f'{paths[1]} and {paths[0].name}, {time.monotonic() - run.started:.0f} s in all')
+    return 0

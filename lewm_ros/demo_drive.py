@@ -1,0 +1,146 @@
+"""The demo's second half: plan to goals, then watch for surprises, with the trained model."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lewm_core.checkpoint import load_checkpoint
+from lewm_core.tails import auroc, poisson_interval, wilson_interval
+from lewm_core.types import UserError
+from lewm_ros.fleet import ros_arguments
+
+if TYPE_CHECKING:
+    from lewm_ros.demo import Run
+
+TRIAL_TICKS = 60
+EVENT_GAP_TICKS = 40
+# The calibration drive, the watched drive and the trials must not be one and the same random walk.
+CALIBRATION_SEED, WATCH_SEED = 1_000_003, 2_000_003
+
+
+def plan(run: Run) -> None:
+    """Drives to the goals with the planner, then with what does not plan, on the same tasks."""
+    planner = {f'planner.{key}': value for key, value in vars(run.job.planner).items()}
+    planner['planner.seed'] = run.job.seed
+    run.fleet.start('planner_node', 'lewm_ros.planner_node', ros_arguments({
+        'checkpoint': run.checkpoint, 'robot': run.robot, 'autostart': True,
+        'reliable_camera': True, **planner}))
+    driven = _trials(run, 'external', run.job.goals, lockstep=True)
+    run.material.trials = driven[:8]
+    run.material.goal_images = run.watcher.goal_pictures()[:8]
+    realtime = _trials(run, 'external', run.job.realtime_goals, lockstep=False, speed=1.0)
+    latency = run.watcher.diagnostics
+    run.fleet.stop('planner_node')
+    others = {policy: _trials(run, policy, run.job.goals) for policy in ('random', 'hold', 'line')}
+    reached = sum(trial['reached'] for trial in driven)
+    low, high = wilson_interval(reached, len(driven))
+    run.figures['plan'] = {
+        'goals': len(driven), 'success_rate': _share(driven, 'reached'), 'ci_low': low,
+        'ci_high': high, 'strict_success_rate': _share(driven, 'strict'),
+        **{f'{name}_success_rate': _share(trials, 'reached') for name, trials in others.items()},
+        'realtime_goals': len(realtime), 'realtime_success_rate': _share(realtime, 'reached'),
+        'action_limit_violations': sum(t['violations'] for t in driven + realtime),
+    }
+    del latency
+
+
+def _share(trials: list[dict[str, Any]], key: str) -> float:
+    return sum(trial[key] for trial in trials) / len(trials) if trials else math.nan
+
+
+def _trials(run: Run, policy: str, count: int, **parameters: Any) -> list[dict[str, Any]]:
+    """The outcomes of `count` tasks driven by `policy`, the same tasks for each policy."""
+    if count == 0:
+        return []
+    run.watcher.forget()
+    name = f'sim_robot_{policy}' + ('' if parameters.get('lockstep', True) else '_realtime')
+    run.sim(name, mode='trials', policy=policy, trials=count, trial_ticks=TRIAL_TICKS,
+            **parameters)
+    heard = run.watcher.trials
+    run.follow(f'{policy} goals', count, lambda: len(heard),
+               lambda: len(heard) >= count and run.fleet.ended(name), 900)
+    run.fleet.check()
+    return [_outcome(values) for values in heard]
+
+
+def _outcome(values: dict[str, str]) -> dict[str, Any]:
+    """A trial's key–value pairs as what they mean."""
+    return {'reached': values['reached'] == 'true', 'strict': values['strict'] == 'true',
+            'ticks': int(values['ticks']), 'timeouts': int(values['timeouts']),
+            'violations': int(values['violations']), 'path': json.loads(values['path'])}
+
+
+def watch(run: Run) -> None:
+    """Calibrates the surprise node on one drive; another, with events in it, is watched."""
+    job, rate = run.job, run.spec.rate_hz
+    run.watcher.forget()
+    run.fleet.start('surprise_node', 'lewm_ros.surprise_node', ros_arguments({
+        'checkpoint': run.checkpoint, 'autostart': True, 'reliable_camera': True,
+        'promised_per_hour': job.surprise.promised_per_hour}))
+    ticks = math.ceil(60 * job.calibration_minutes * rate)
+    _drive(run, 'sim_robot_calibrate', ticks, seed=job.seed + CALIBRATION_SEED)
+    run.watcher.call('surprise_node/recalibrate')
+    run.watcher.forget()
+    quiet = math.ceil(60 * job.normal_minutes * rate)
+    busy = (job.teleports + 2 * job.colours + 1) * EVENT_GAP_TICKS
+    _drive(run, 'sim_robot_watch', quiet + busy, seed=job.seed + WATCH_SEED, start_stamp=1e6,
+           normal_ticks=quiet, teleports=job.teleports, colours=job.colours,
+           event_gap_ticks=EVENT_GAP_TICKS)
+    run.fleet.stop('surprise_node')
+    if not run.watcher.statuses:
+        raise UserError('surprise_node scored nothing; look into '
+                        f'{run.fleet.log_dir / "surprise_node.log"}')
+    frameskip = load_checkpoint(run.checkpoint).model.config.frameskip
+    run.material.scores = [_score(values) for values in run.watcher.statuses]
+    run.material.events = list(run.watcher.events)
+    run.figures['surprise'] = _surprise(run, quiet / rate, frameskip / rate)
+
+
+def _score(values: dict[str, Any]) -> dict[str, Any]:
+    return {'stamp_ns': values['stamp_ns'], 'score': float(values['score']),
+            'threshold': float(values['threshold']), 'exceeds': values['exceeds'] == 'true',
+            'alarm': values['alarm'] == 'true'}
+
+
+def _surprise(run: Run, quiet_s: float, block_s: float) -> dict[str, Any]:
+    """Detection and false alarms, from the scores heard and the events announced."""
+    scores, events = run.material.scores, run.material.events
+    end_ns = scores[0]['stamp_ns'] + round(1e9 * quiet_s)
+    normal = [s for s in scores if s['stamp_ns'] < end_ns]
+    hours = len(normal) * block_s / 3600
+    alarms = sum(s['alarm'] for s in normal)
+    low, high = poisson_interval(alarms, hours)
+    quiet_scores = np.array([s['score'] for s in normal])
+    delays = {kind: [_delay(scores, stamp, block_s) for stamp, k in events if k == kind]
+              for kind in ('teleport', 'colour')}
+    found = {kind: [d for d in each if d is not None] for kind, each in delays.items()}
+    first = {kind: np.array([_block_of(scores, stamp)['score'] for stamp, k in events
+                             if k == kind]) for kind in delays}
+    return {
+        'teleports': len(delays['teleport']), 'teleports_detected': len(found['teleport']),
+        'colours': len(delays['colour']), 'colours_detected': len(found['colour']),
+        **{f'auroc_{kind}': auroc(each, quiet_scores) for kind, each in first.items()},
+        'detection_delay_blocks_max': max(found['teleport'], default=math.nan),
+        'false_alarms': alarms, 'normal_hours': hours,
+        'promised_per_hour': run.job.surprise.promised_per_hour,
+        'false_alarm_ci_low': low, 'false_alarm_ci_high': high,
+        'threshold': scores[-1]['threshold'], 'median_score': float(np.median(quiet_scores))}
+
+
+def _block_of(scores: list[dict[str, Any]], stamp_ns: int) -> dict[str, Any]:
+    """The score of the block that a stamp falls into: the first one that ends at or after it."""
+    return next(s for s in scores if s['stamp_ns'] >= stamp_ns)
+
+
+def _delay(scores: list[dict[str, Any]], stamp_ns: int, block_s: float) -> int | None:
+    """Blocks from an event to its detection: 1 in the block it falls into, None beyond two."""
+    block_ns = round(1e9 * block_s)
+    for score in scores:
+        blocks = (score['stamp_ns'] - stamp_ns) // block_ns + 1
+        if score['stamp_ns'] >= stamp_ns and blocks <= 2 and score['exceeds']:
+            return blocks
+    return None
