@@ -1,0 +1,224 @@
+"""Episodes on disk: one HDF5 file of flat columns, the pixels read through a memory map."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from lewm_core.config import DataConfig
+from lewm_core.robot import RobotSpec
+from lewm_core.types import UserError
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+SPLITS = ('train', 'validation', 'calibration', 'test')
+_NOT_STATES = {'pixels', 'action', 'stamp_ns', 'ep_len', 'ep_offset', 'episode_idx', 'step_idx'}
+
+
+def split_episodes(count: int, data: DataConfig) -> np.ndarray:
+    """The split of each episode (count,) int8: an index into SPLITS, from `data.split_seed`.
+
+    Whole episodes, because windows of one episode overlap and a random split over windows would
+    leak training frames into validation. With few episodes the held-out splits are filled in the
+    order test, validation, calibration, and only while half of the episodes stay for training.
+    Raises UserError when the shares leave nothing to train on.
+    """
+    shares = {'test': data.test, 'validation': data.validation, 'calibration': data.calibration}
+    total = sum(shares.values())
+    if total >= 1:
+        raise UserError(f'the shares of validation, calibration and test episodes sum to '
+                        f'{total:g}, but training needs some: lower them below 1')
+    split = np.zeros(count, dtype=np.int8)
+    order = np.random.default_rng(data.split_seed).permutation(count)
+    spare = min(count - 1, max(count // 2, int(total * count)))
+    for name, share in shares.items():
+        take = min(max(1, round(share * count)), spare) if share > 0 else 0
+        split[order[:take]] = SPLITS.index(name)
+        order, spare = order[take:], spare - take
+    return split
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Recorded episodes, read-only. Rows are ticks; N rows, E episodes, A action fields.
+
+    `pixels` (N, H, W, 3) uint8 RGB: a memory map, or an HDF5 dataset where the file compresses
+    them; `action` (N, A) float32 in robot units, the one executed after the row's frame, NaN on
+    each episode's last row; `stamp_ns` (N,) int64; `states` columns (N,) float64 by name;
+    `ep_len`, `ep_offset`, `ep_split` (E,). `data` is the configuration that the split came from,
+    None when the file does not say.
+    """
+
+    path: Path
+    spec: RobotSpec
+    pixels: Any
+    action: np.ndarray
+    stamp_ns: np.ndarray
+    states: dict[str, np.ndarray]
+    ep_len: np.ndarray
+    ep_offset: np.ndarray
+    ep_split: np.ndarray
+    data: DataConfig | None
+    provenance: dict
+
+    @classmethod
+    def open(cls, path: str | Path, spec: RobotSpec | None = None) -> Dataset:
+        """The dataset at `path`; `spec` is for files of other tools, which hold none.
+
+        Raises UserError when the file is missing, truncated, not HDF5, or lacks a column.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise UserError(f'dataset {str(path)!r} is not a file; give the path of an .h5 file '
+                            'that `lewm convert` wrote')
+        try:
+            with h5py.File(path, 'r') as f:
+                return _read(cls, path, f, spec)
+        except OSError as error:
+            raise UserError(f'dataset {str(path)!r} cannot be read ({error}); it is truncated or '
+                            'not HDF5: convert the recording again') from None
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+    def episodes(self, split: str) -> list[int]:
+        """The indices of the episodes in `split`, one of SPLITS, or of all for 'all'."""
+        if split == 'all':
+            return list(range(len(self.ep_len)))
+        if split not in SPLITS:
+            raise UserError(f'split {split!r} is not known; choose one of {[*SPLITS, "all"]}')
+        return np.flatnonzero(self.ep_split == SPLITS.index(split)).tolist()
+
+    def rows(self, split: str) -> np.ndarray:
+        """The rows (R,) int64 of all episodes in `split`, in order."""
+        spans = [np.arange(self.ep_len[e], dtype=np.int64) + self.ep_offset[e]
+                 for e in self.episodes(split)]
+        return np.concatenate(spans) if spans else np.zeros(0, np.int64)
+
+    def windows(self, split: str, frames: int, frameskip: int) -> np.ndarray:
+        """The first row (W,) int64 of every window of `frames` frames, `frameskip` ticks apart.
+
+        A window spans (frames - 1) * frameskip + 1 rows and never leaves its episode.
+        """
+        span = (frames - 1) * frameskip + 1
+        spans = [np.arange(self.ep_len[e] - span + 1, dtype=np.int64) + self.ep_offset[e]
+                 for e in self.episodes(split) if self.ep_len[e] >= span]
+        return np.concatenate(spans) if spans else np.zeros(0, np.int64)
+
+    def batch(self, starts: np.ndarray, frames: int, frameskip: int
+              ) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels (B, T, H, W, 3) uint8 and the blocks between them (B, T - 1, F, A) float32.
+
+        Block k leaves frame k: its F actions are those executed from frame k to frame k + 1.
+        """
+        starts = np.asarray(starts, dtype=np.int64)
+        rows = starts[:, None] + np.arange(frames) * frameskip
+        ticks = starts[:, None] + np.arange((frames - 1) * frameskip)
+        blocks = self.action[ticks].reshape(len(starts), frames - 1, frameskip, -1)
+        return self.frames(rows), blocks
+
+    def frames(self, rows: np.ndarray) -> np.ndarray:
+        """The pictures (*rows.shape, H, W, 3) uint8 of `rows`, copied once."""
+        if isinstance(self.pixels, np.ndarray):
+            return np.asarray(self.pixels)[rows]
+        rows = np.asarray(rows)
+        out = np.empty((rows.size, *self.pixels.shape[1:]), np.uint8)
+        for i in np.argsort(rows, axis=None, kind='stable'):
+            out[i] = self.pixels[rows.flat[i]]
+        return out.reshape(*rows.shape, *self.pixels.shape[1:])
+
+    def with_split(self, data: DataConfig) -> Dataset:
+        """This dataset, split as `data` says; itself when it already is, or has its own split."""
+        if self.data is None or self.data == data:
+            return self
+        return dataclasses.replace(self, data=data,
+                                   ep_split=split_episodes(len(self.ep_len), data))
+
+
+def _read(cls: type, path: Path, f: h5py.File, spec: RobotSpec | None) -> Dataset:
+    missing = [k for k in ('pixels', 'action', 'ep_len', 'ep_offset') if k not in f]
+    if missing:
+        raise UserError(f'dataset {str(path)!r} has no column {missing[0]!r}; it has '
+                        f'{sorted(f.keys())}: give a file that `lewm convert` wrote')
+    version = f.attrs.get('format', FORMAT)
+    if version != FORMAT:
+        raise UserError(f'dataset {str(path)!r} is of format {version}, but this version reads '
+                        f'format {FORMAT}: convert the recording again')
+    if 'robot_spec' in f.attrs:
+        spec = RobotSpec.from_json(f.attrs['robot_spec'], f'robot spec of {path}')
+    elif spec is None:
+        raise UserError(f'dataset {str(path)!r} holds no robot spec; give one with robot=YAML')
+    count = len(f['ep_len'])
+    data = DataConfig(**json.loads(f.attrs['data'])) if 'data' in f.attrs else None
+    if 'ep_split' in f['ep_len'].attrs:
+        split = f['ep_len'].attrs['ep_split'].astype(np.int8)
+    else:
+        data = DataConfig()
+        split = split_episodes(count, data)
+    dataset = cls(path=path, spec=spec, pixels=_pixels(path, f), action=f['action'][:].astype(
+        np.float32, copy=False), stamp_ns=_stamps(f, spec), states=_states(f, spec),
+        ep_len=f['ep_len'][:].astype(np.int64), ep_offset=f['ep_offset'][:].astype(np.int64),
+        ep_split=split, data=data, provenance=json.loads(f.attrs.get('provenance', '{}')))
+    _check(dataset)
+    return dataset
+
+
+def _pixels(path: Path, f: h5py.File) -> Any:
+    """A memory map where the pixels lie in one piece, else an HDF5 dataset kept open."""
+    column = f['pixels']
+    offset = column.id.get_offset()
+    if column.chunks is None and offset is not None:
+        return np.memmap(path, np.uint8, 'r', offset, column.shape)
+    log.warning('%s: the pixels are chunked or compressed, so random reads are slow', path)
+    try:
+        import hdf5plugin  # noqa: F401  registers the filters of the reference library's files
+    except ImportError:
+        pass
+    return h5py.File(path, 'r')['pixels']
+
+
+def _stamps(f: h5py.File, spec: RobotSpec) -> np.ndarray:
+    if 'stamp_ns' in f:
+        return f['stamp_ns'][:]
+    return (np.arange(len(f['action'])) * spec.tick_s * 1e9).astype(np.int64)
+
+
+def _states(f: h5py.File, spec: RobotSpec) -> dict[str, np.ndarray]:
+    """The spec's columns; of a file of another tool, all its numbers by row."""
+    if all(name in f for name in spec.state_names) and 'robot_spec' in f.attrs:
+        return {name: f[name][:].astype(np.float64) for name in spec.state_names}
+    states, rows = {}, len(f['action'])
+    for name, column in f.items():
+        if (name in _NOT_STATES or not isinstance(column, h5py.Dataset) or column.ndim > 2
+                or column.shape[:1] != (rows,) or column.dtype.kind not in 'fiu'):
+            continue
+        values = column[:].astype(np.float64)
+        if values.ndim == 1:
+            states[name] = values
+        else:
+            states.update({f'{name}_{i}': values[:, i] for i in range(values.shape[1])})
+    return states
+
+
+def _check(dataset: Dataset) -> None:
+    """Raises UserError where columns and spec contradict each other."""
+    path, camera, rows = str(dataset.path), dataset.spec.camera, len(dataset)
+    shape = (rows, camera.height, camera.width, 3)
+    if tuple(dataset.pixels.shape) != shape:
+        raise UserError(f'dataset {path!r}: pixels are {tuple(dataset.pixels.shape)}, but the '
+                        f'robot spec and {rows} actions ask for {shape}: convert again')
+    if dataset.action.ndim != 2 or dataset.action.shape[1] != dataset.spec.action_dim:
+        raise UserError(f'dataset {path!r}: action is {dataset.action.shape}, but the robot spec '
+                        f'has {dataset.spec.action_dim} action fields: convert again')
+    ends = dataset.ep_offset + dataset.ep_len
+    if len(ends) and (ends.max() > rows or dataset.ep_offset.min() < 0):
+        raise UserError(f'dataset {path!r}: an episode ends at row {ends.max()} of {rows}: '
+                        'convert again')
