@@ -1,0 +1,59 @@
+"""A private ROS domain for each test process, and what the ROS tests share."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+def _free_domain() -> int:
+    """A domain id from 1 to 101 whose discovery port nobody on this machine has bound."""
+    for i in range(101):
+        domain = 1 + (os.getpid() + i) % 101
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind(('', 7400 + 250 * domain))
+            except OSError:
+                continue
+            return domain
+    raise RuntimeError('all ROS domains from 1 to 101 are in use')
+
+
+# Before rclpy is imported: it reads these when a context is made.
+os.environ['ROS_DOMAIN_ID'] = str(_free_domain())
+os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+os.environ['ROS_LOG_DIR'] = tempfile.mkdtemp(prefix='lewm_ros_log_')
+os.environ.pop('ROS_LOCALHOST_ONLY', None)
+
+from lewm_core.robot import RobotSpec  # noqa: E402
+from lewm_ros.host import Host  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def two_room() -> RobotSpec:
+    """The demo's robot."""
+    return RobotSpec.load(ROOT / 'config' / 'robot' / 'two_room.yaml')
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    """A host in this process's private domain; its nodes are stopped after the test."""
+    with Host() as made:
+        yield made
+
+
+@pytest.fixture
+def child_environment() -> dict[str, str]:
+    """The environment for a node in a child process of the same private domain."""
+    environment = dict(os.environ)
+    environment.pop('_ROS_WHEELS_BOOTSTRAP_COMPLETE', None)
+    environment['PYTHONPATH'] = str(ROOT)
+    environment['PYTHONUNBUFFERED'] = '1'
+    return environment

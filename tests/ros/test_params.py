@@ -1,0 +1,102 @@
+"""Parameters generated from dataclasses: descriptions, ranges, refusals, warnings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import pytest
+from rclpy.parameter import Parameter
+
+from lewm_core.config import PlannerConfig, SurpriseConfig
+from lewm_core.types import UserError
+from lewm_ros.node import ManagedNode
+from lewm_ros.params import Explicit, declare, option, read, warn_unknown
+
+
+@dataclass(frozen=True)
+class ToyConfig:
+    path: str = option('', 'a file')
+    deadline_s: float = option(0.0, 'seconds', 0.0, 10.0)
+    depth: int = option(5, 'messages', 1, 100)
+    loud: bool = option(False, 'whether')
+    kind: str = option('a', 'which', among=('a', 'b'))
+
+
+class ToyNode(ManagedNode):
+    def __init__(self, **kwargs):
+        super().__init__('toy', **kwargs)
+        declare(self, ToyConfig)
+        declare(self, PlannerConfig, 'planner')
+        self.explicit = Explicit(self, lambda: self.configured)
+
+
+def _quiet(**parameters):
+    return {'parameters': {'autostart': False, **parameters}}
+
+
+def test_every_scalar_of_a_config_becomes_a_described_parameter(host):
+    node = host.add(ToyNode, **_quiet())
+    for f in fields(PlannerConfig):
+        described = node.describe_parameter(f'planner.{f.name}')
+        assert described.description == f.metadata['help']
+        assert node.get_parameter(f'planner.{f.name}').value == getattr(PlannerConfig(), f.name)
+    samples = node.describe_parameter('planner.samples').integer_range[0]
+    assert (samples.from_value, samples.to_value) == (2, 100_000)
+    std = node.describe_parameter('planner.init_std').floating_point_range[0]
+    assert (std.from_value, std.to_value) == (1e-3, 100.0)
+
+
+def test_what_is_declared_is_read_back(host):
+    node = host.add(ToyNode, **_quiet(path='x', depth=7, **{'planner.samples': 10}))
+    assert read(node, ToyConfig) == ToyConfig(path='x', depth=7)
+    assert read(node, PlannerConfig, 'planner').samples == 10
+
+
+@pytest.mark.parametrize('name, value, said', [
+    ('depth', 101, 'depth is 101, but a whole number in'),
+    ('planner.samples', 1, 'planner.samples is 1'),
+    ('depth', 'seven', "depth is 'seven', but a whole number"),
+    ('loud', 'yes', "loud is 'yes', but true or false"),
+    ('deadline_s', 11.0, 'deadline_s is 11.0')])
+def test_a_value_that_does_not_fit_is_one_sentence(host, name, value, said):
+    with pytest.raises(UserError, match=said.replace('.', r'\.')):
+        host.add(ToyNode, **_quiet(**{name: value}))
+
+
+def test_a_choice_outside_the_list_is_refused_with_the_list(host):
+    node = host.add(ToyNode, **_quiet(kind='c'))
+    with pytest.raises(UserError, match="parameter kind='c' is not known; choose one of"):
+        read(node, ToyConfig)
+
+
+def test_a_whole_number_is_taken_for_a_float_and_for_text(host):
+    node = host.add(ToyNode, **_quiet(deadline_s=2, path=17))
+    assert read(node, ToyConfig) == ToyConfig(path='17', deadline_s=2.0)
+
+
+def test_only_what_a_user_sets_overrides_the_checkpoints_config(host):
+    node = host.add(ToyNode, **_quiet(**{'planner.samples': 64}))
+    host.call(lambda: node.set_parameters([Parameter('planner.horizon', value=7)]))
+    stored = PlannerConfig(samples=10, horizon=2, elites=4)
+    config = host.call(lambda: node.explicit.fill(stored, 'planner'))
+    assert (config.samples, config.horizon, config.elites) == (64, 7, 4)
+    assert node.get_parameter('planner.elites').value == 4
+    # A second checkpoint's values are taken too: filling in is not setting.
+    other = host.call(lambda: node.explicit.fill(PlannerConfig(elites=5), 'planner'))
+    assert (other.samples, other.elites) == (64, 5)
+
+
+def test_a_change_while_configured_is_refused_with_the_reason(host):
+    node = host.add(ToyNode)
+    result = host.call(lambda: node.set_parameters([Parameter('planner.samples', value=64)]))[0]
+    assert not result.successful and 'clean it up first' in result.reason
+    assert node.get_parameter('planner.samples').value == PlannerConfig().samples
+
+
+def test_an_unknown_parameter_is_warned_about_with_a_near_name(host):
+    node = host.add(ToyNode, **_quiet(**{'planner.sample': 5, 'depth': 3}))
+    assert host.call(lambda: warn_unknown(node)) == ['planner.sample']
+
+
+def test_every_surprise_option_has_a_description():
+    assert all(f.metadata['help'] for f in fields(SurpriseConfig))
