@@ -6,9 +6,7 @@ import dataclasses
 import difflib
 import re
 import threading
-import types
-import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +16,19 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import MISSING, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lewm_core.config import check
 from lewm_core.jobs import (JOBS, BagsJob, ConvertJob, DemoJob, EvaluateJob, TrainJob)
+from lewm_core.options import (Option, as_overrides, bare, groups, hints, item_type, options,
+                               schema, shown)
 from lewm_core.paths import config_dir, robot_path
 from lewm_core.robot import RobotSpec
 from lewm_core.types import UserError
 
 __all__ = ['BagsJob', 'ConvertJob', 'DemoJob', 'EvaluateJob', 'JOBS', 'Option', 'OverrideError',
-           'TrainJob', 'compose', 'groups', 'options']
+           'TrainJob', 'as_overrides', 'compose', 'groups', 'options']
 
 _LOCK = threading.Lock()  # Hydra keeps one global state a process
 _OVERRIDE = re.compile(r'^([A-Za-z_][\w.]*)=(.*)$', re.DOTALL)
@@ -38,20 +38,6 @@ _KINDS = {int: 'a whole number', float: 'a number', bool: 'true or false', str: 
 
 class OverrideError(UserError):
     """A key or value on the command line that does not exist or does not fit; exit code 2."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Option:
-    """One key of a job: its dotted name, type, default (None when required) and description."""
-
-    key: str
-    kind: Any
-    default: Any
-    required: bool
-    help: str
-    low: float | None
-    high: float | None
-    among: tuple[str, ...]
 
 
 def compose(job: str, overrides: Sequence[str] = (), spec: RobotSpec | None = None) -> Any:
@@ -79,32 +65,6 @@ def compose(job: str, overrides: Sequence[str] = (), spec: RobotSpec | None = No
         elif key in known:
             lines.append(_line(known[key], value))
     return _checked(cls, _composed(job, lines, texts))
-
-
-def options(job: str) -> list[Option]:
-    """Every key of `job` in order, groups flattened: `train.steps` and so on."""
-    return list(_walk(JOBS[job], ''))
-
-
-def groups(job: str) -> dict[str, list[str]]:
-    """The groups of `job` and the names that each offers: `{'model': ['lewm', 'tiny'], …}`."""
-    root = config_dir()
-    return {f.name: sorted(p.stem for p in (root / f.name).glob('*.yaml'))
-            for f in dataclasses.fields(JOBS[job])
-            if dataclasses.is_dataclass(_hints(JOBS[job])[f.name])}
-
-
-def _walk(cls: type, prefix: str) -> Iterator[Option]:
-    hints = _hints(cls)
-    for f in dataclasses.fields(cls):
-        kind = hints[f.name]
-        if dataclasses.is_dataclass(kind):
-            yield from _walk(kind, f'{prefix}{f.name}.')
-            continue
-        default, required = _default(f), _default(f) is dataclasses.MISSING
-        yield Option(prefix + f.name, kind, None if required else default, required,
-                     f.metadata['help'], f.metadata['low'], f.metadata['high'],
-                     f.metadata['among'])
 
 
 def _split(text: str, known: dict[str, Option], names: dict[str, list[str]]) -> tuple[str, str]:
@@ -156,7 +116,7 @@ def _follow_camera(job: str, spec: RobotSpec | None, choices: dict[str, str]) ->
 
 
 def _is_text(kind: Any) -> bool:
-    return (_item(kind) or _bare(kind)) in (str, Path)
+    return (item_type(kind) or bare(kind)) in (str, Path)
 
 
 def _text(kind: Any, value: str) -> Any:
@@ -165,33 +125,33 @@ def _text(kind: Any, value: str) -> Any:
     For a list the texts between commas, in brackets or not.
     """
     value = value.replace('${', r'\${')  # nor is any part of a path an interpolation
-    if _item(kind):
+    if item_type(kind):
         inside = value[1:-1] if value.startswith('[') and value.endswith(']') else value
         return [_unquote(part.strip()) for part in inside.split(',') if part.strip()]
-    return None if kind != _bare(kind) and value == 'null' else _unquote(value)
+    return None if kind != bare(kind) and value == 'null' else _unquote(value)
 
 
 def _line(option: Option, value: str) -> str:
     """The override in Hydra's grammar, its type checked alone so that the error can name it."""
-    kind = _bare(option.kind)
+    kind = bare(option.kind)
     line = f'{option.key}={value}'
     try:
         (parsed,) = OverridesParser.create().parse_overrides([line])
         if parsed.is_sweep_override():
             raise ValueError('a sweep')
-        tree = OmegaConf.structured(_schema(dataclasses.make_dataclass(
+        tree = OmegaConf.structured(schema(dataclasses.make_dataclass(
             'Alone', [('value', option.kind)])))
         OmegaConf.update(tree, 'value', parsed.value())
     except (HydraException, OmegaConfBaseException, ValueError):
         raise OverrideError(f'{option.key}={value!r} is not {_wording(kind)}; give one, such as '
-                            f'{option.key}={_shown(option.default)}') from None
+                            f'{option.key}={shown(option.default)}') from None
     return line
 
 
 def _composed(job: str, lines: list[str], texts: dict[str, Any]) -> dict[str, Any]:
     """The plain tree that Hydra makes of the YAML files, the schema, `lines` and `texts`."""
     with _LOCK:
-        ConfigStore.instance().store(name=f'{job}_schema', node=_schema(JOBS[job]))
+        ConfigStore.instance().store(name=f'{job}_schema', node=schema(JOBS[job]))
         before = GlobalHydra.instance().hydra
         GlobalHydra.instance().clear()
         try:
@@ -202,7 +162,7 @@ def _composed(job: str, lines: list[str], texts: dict[str, Any]) -> dict[str, An
             absent = sorted(OmegaConf.missing_keys(tree))
             if absent:
                 raise OverrideError(f'{absent[0]} is missing; add {absent[0]}=…: '
-                                    f'{_help(JOBS[job], absent[0])}')
+                                    f'{_help(job, absent[0])}')
             return OmegaConf.to_container(tree, resolve=True)
         except (HydraException, OmegaConfBaseException) as error:
             text = ' '.join(str(error.__cause__ or error).split())
@@ -214,24 +174,24 @@ def _composed(job: str, lines: list[str], texts: dict[str, Any]) -> dict[str, An
 
 def _checked(cls: type, tree: dict[str, Any], prefix: str = '') -> Any:
     """The frozen `cls` of a plain tree, each value within the range its metadata states."""
-    hints, values = _hints(cls), {}
+    kinds, values = hints(cls), {}
     for f in dataclasses.fields(cls):
-        kind, value = hints[f.name], tree[f.name]
+        kind, value = kinds[f.name], tree[f.name]
         if dataclasses.is_dataclass(kind):
             values[f.name] = _checked(kind, value, f'{prefix}{f.name}.')
         elif value is None:
             values[f.name] = None
-        elif _item(kind):
-            values[f.name] = tuple(_cast(_item(kind), v) for v in value)
+        elif item_type(kind):
+            values[f.name] = tuple(_cast(item_type(kind), v) for v in value)
         else:
-            values[f.name] = _cast(_bare(kind), value)
+            values[f.name] = _cast(bare(kind), value)
     job = cls(**values)
     try:
         check(job)
     except UserError as error:
         raise OverrideError(f'{prefix}{error}') from None
-    for name, kind in hints.items():
-        if _item(kind) is Path and not values[name]:
+    for name, kind in kinds.items():
+        if item_type(kind) is Path and not values[name]:
             raise OverrideError(f'{prefix}{name} is empty; give at least one path')
     return job
 
@@ -240,68 +200,14 @@ def _cast(kind: type, value: Any) -> Any:
     return Path(value).expanduser() if kind is Path else kind(value)
 
 
-def _schema(cls: type) -> type:
-    """`cls` as Hydra wants it: not frozen (frozen ones refuse overrides), paths as texts."""
-    fields, hints = [], _hints(cls)
-    for f in dataclasses.fields(cls):
-        kind, default = hints[f.name], _default(f)
-        if dataclasses.is_dataclass(kind):
-            kind = _schema(kind)
-            fields.append((f.name, kind, dataclasses.field(default_factory=kind)))
-            continue
-        item = _item(kind)
-        if item:
-            kind = list[str if item is Path else item]
-        elif _bare(kind) is Path:
-            kind = str if kind is Path else typing.Optional[str]
-        if default is dataclasses.MISSING:
-            fields.append((f.name, kind, dataclasses.field(default=MISSING)))
-        elif item:
-            fields.append((f.name, kind, dataclasses.field(
-                default_factory=lambda value=default: [*value])))
-        else:
-            value = str(default) if isinstance(default, Path) else default
-            fields.append((f.name, kind, dataclasses.field(default=value)))
-    return dataclasses.make_dataclass(cls.__name__, fields)
-
-
-def _default(f: dataclasses.Field) -> Any:
-    if f.default_factory is not dataclasses.MISSING:
-        return f.default_factory()
-    return f.default
-
-
-def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
-
-
-def _item(kind: Any) -> Any:
-    """The type of a tuple's items, else None."""
-    return typing.get_args(kind)[0] if typing.get_origin(kind) is tuple else None
-
-
-def _bare(kind: Any) -> Any:
-    """`kind` without `| None`."""
-    if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        return next(arg for arg in typing.get_args(kind) if arg is not type(None))
-    return kind
-
-
 def _wording(kind: Any) -> str:
-    item = _item(kind)
+    item = item_type(kind)
     return f'a list of values, each {_KINDS[item]}' if item else _KINDS[kind]
 
 
-def _shown(default: Any) -> str:
-    if isinstance(default, (list, tuple)):
-        return f'[{",".join(str(v) for v in default) or "32,64"}]'
-    return str(default).lower() if isinstance(default, bool) else str(default)
-
-
-def _help(cls: type, key: str) -> str:
-    return next(option.help for option in _walk(cls, '') if option.key == key)
+def _help(job: str, key: str) -> str:
+    return next(option.help for option in options(job) if option.key == key)
 
 
 def _unquote(text: str) -> str:
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in '\'"' else text
-
