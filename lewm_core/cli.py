@@ -1,0 +1,228 @@
+"""`lewm`: the one command-line door. Jobs take Hydra overrides: `lewm train dataset=data.h5`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lewm_core import __version__
+from lewm_core.types import UserError
+
+EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+_JOBS = {
+    'demo': 'drive a simulated robot, record, train, plan, watch, report',
+    'convert': 'recorded bags to one dataset',
+    'train': 'a dataset to a checkpoint',
+    'evaluate': 'the figures of a checkpoint on held-out episodes',
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code: 0, 1 for an error, 2 for a wrong command line, 130 when interrupted."""
+    logging.basicConfig(level=logging.INFO, format='%(message)s')
+    options = _parser().parse_args(arguments)
+    if options.command is None:
+        _parser().print_help()
+        return EXIT_USAGE
+    try:
+        return options.run(options)
+    except UserError as error:
+        from lewm_core.compose import OverrideError
+        print(f'lewm {options.command}: {error}', file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, OverrideError) else EXIT_ERROR
+    except KeyboardInterrupt:
+        print(f'lewm {options.command}: interrupted', file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # `lewm inspect … | head`
+        sys.stderr.close()
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='lewm', description='A robot learns how its world moves from its own recordings, '
+        'plans in what it learned, and says when the world surprises it.')
+    parser.add_argument('--version', action='version', version=f'lewm {__version__}')
+    commands = parser.add_subparsers(dest='command', metavar='COMMAND')
+    for job, text in _JOBS.items():
+        command = commands.add_parser(job, help=text, description=f'{text[0].upper()}{text[1:]}.',
+                                      add_help=False)
+        command.add_argument('-h', '--help', action='store_true', help='this page, every key')
+        command.add_argument('--show', action='store_true',
+                             help='print the composed configuration as YAML and do nothing')
+        command.add_argument('overrides', nargs='*', metavar='KEY=VALUE')
+        command.set_defaults(run=_job, parser=command)
+    inspect = commands.add_parser('inspect', help='what a bag, a dataset or a checkpoint holds',
+                                  description='What a bag, a dataset or a checkpoint holds.')
+    inspect.add_argument('path', metavar='PATH', type=Path)
+    inspect.set_defaults(run=_inspect)
+    return parser
+
+
+def _job(options: argparse.Namespace) -> int:
+    if options.help:
+        options.parser.print_help()
+        print(_keys(options.command))
+        return 0
+    from lewm_core.compose import compose
+    job = compose(options.command, options.overrides)
+    if options.show:
+        print(yaml.safe_dump(_plain(asdict(job)), sort_keys=False), end='')
+        return 0
+    return globals()[f'_{options.command}'](job, options.overrides)
+
+
+def _keys(job: str) -> str:
+    """Every key of `job` with its default and what it means, for --help."""
+    from lewm_core.options import groups, options, shown
+    lines = ['']
+    if groups(job):
+        lines += ['groups (GROUP=NAME sets many keys at once):']
+        lines += [f'  {name}={"|".join(names)}' for name, names in groups(job).items()] + ['']
+    lines.append('keys (KEY=VALUE, defaults as in the dataclasses; --show prints what is used):')
+    for option in options(job):
+        value = 'required' if option.required else shown(option.default)
+        lines.append(f'  {option.key + "=" + value:<42} {option.help}')
+    return '\n'.join(lines)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _demo(job: Any, overrides: list[str]) -> int:
+    from lewm_core.compose import as_overrides
+    return _ros('demo').main(job, as_overrides(job))
+
+
+def _convert(job: Any, overrides: list[str]) -> int:
+    from lewm_core.paths import load_robot
+    bar = _Bar('converting')
+    report = _ros('bags').convert(job.bags, load_robot(job.robot), job.output, job.data,
+                                  job.overwrite, bar)
+    bar.close()
+    print(f'{job.output}: {report.summary()}')
+    return 0
+
+
+def _train(job: Any, overrides: list[str]) -> int:
+    from lewm_core.compose import compose
+    from lewm_core.data import Dataset
+    from lewm_core.train import train
+    dataset = Dataset.open(job.dataset)
+    job = compose('train', overrides, dataset.spec)  # the model that suits the camera
+    bar = _Bar('training')
+
+    def show(progress: Any) -> None:
+        bar(progress.step, progress.steps, f'loss {progress.loss:.4f}')
+
+    with _interrupts() as interrupted:
+        path = train(dataset, job.model, job.data, job.train, job.output, planner=job.planner,
+                     surprise=job.surprise, on_progress=show, should_stop=lambda: bool(interrupted),
+                     overwrite=job.overwrite)
+    bar.close()
+    if interrupted:
+        print('stopped; the same command goes on from here', file=sys.stderr)
+        return EXIT_INTERRUPTED
+    print(path)
+    return 0
+
+
+def _evaluate(job: Any, overrides: list[str]) -> int:
+    from lewm_core.atomic import write_text
+    from lewm_core.checkpoint import load_checkpoint
+    from lewm_core.data import Dataset
+    from lewm_core.evaluate import evaluate_checkpoint
+    if job.output is not None and job.output.exists() and not job.overwrite:
+        raise UserError(f'output {str(job.output)!r} exists already; give another path or '
+                        'overwrite=true')
+    checkpoint, dataset = load_checkpoint(job.checkpoint), Dataset.open(job.dataset)
+    text = json.dumps(evaluate_checkpoint(checkpoint, dataset).to_dict(), indent=2)
+    print(text)
+    if job.output is not None:
+        write_text(job.output, text + '\n')
+    return 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    """Prints what is at the path; told apart by content, never by the name."""
+    path = options.path
+    if not path.exists():
+        raise UserError(f'{str(path)!r} does not exist; give the path of a bag, a dataset or a '
+                        'checkpoint')
+    start = b''
+    if path.is_file():
+        with path.open('rb') as f:
+            start = f.read(16)
+    if start.startswith(b'\x89HDF\r\n\x1a\n'):
+        print(importlib.import_module('lewm_core.inspect').inspect_dataset(path))
+    elif start[8:9] == b'{' and not start.startswith(b'SQLite'):
+        # safetensors: eight bytes of length, then a JSON header
+        print(importlib.import_module('lewm_core.inspect').inspect_checkpoint(path))
+    else:
+        print(_ros('inspect').inspect_bag(path))
+    return 0
+
+
+def _ros(module: str) -> Any:
+    """A module of lewm_ros: the only way from here to there, by name and only when asked for."""
+    try:
+        return importlib.import_module(f'lewm_ros.{module}')
+    except ModuleNotFoundError as error:
+        if (error.name or '').partition('.')[0] in ('lewm_core', 'lewm_ros'):
+            raise
+        raise UserError(f'Python module {error.name!r} is not installed, and this command needs '
+                        'it; source your ROS 2 workspace, or use the environment that `make` '
+                        'builds') from None
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """A list that is filled by the first SIGINT or SIGTERM; a second SIGINT ends at once."""
+    seen: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        seen.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Bar:
+    """A progress bar on a terminal; called with (done, total, what to show beside it)."""
+
+    def __init__(self, what: str) -> None:
+        from tqdm import tqdm
+        self._bar = tqdm(desc=what, disable=not sys.stderr.isatty(), leave=False)
+
+    def __call__(self, done: int, total: int, beside: str = '') -> None:
+        self._bar.total = total
+        self._bar.set_postfix_str(beside, refresh=False)
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+if __name__ == '__main__':
+    sys.exit(main())
