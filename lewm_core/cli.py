@@ -133,8 +133,8 @@ def _train(job: Any, overrides: list[str]) -> int:
 
     with _interrupts() as interrupted:
         path = train(dataset, job.model, job.data, job.train, job.output, planner=job.planner,
-                     surprise=job.surprise, on_progress=show, should_stop=lambda: bool(interrupted),
-                     overwrite=job.overwrite)
+                     surprise=job.surprise, on_progress=show, overwrite=job.overwrite,
+                     should_stop=lambda: bool(interrupted))
     bar.close()
     if interrupted:
         print('stopped; the same command goes on from here', file=sys.stderr)
