@@ -26,15 +26,17 @@ class WindowSampler:
                             'train.batch_size')
         self._starts, self._batch, self._seed = starts, batch_size, seed
         self.steps_per_epoch = len(starts) // batch_size
-        self._epoch, self._order = -1, starts
+        self._shuffled = (-1, starts)
 
     def __call__(self, step: int) -> np.ndarray:
         """The first rows (B,) int64 of the windows of `step`, counted from 0."""
         epoch, index = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:
-            order = np.random.default_rng([self._seed, epoch]).permutation(len(self._starts))
-            self._epoch, self._order = epoch, self._starts[order]
-        return self._order[index * self._batch:(index + 1) * self._batch]
+        known, order = self._shuffled
+        if epoch != known:
+            shuffle = np.random.default_rng([self._seed, epoch])
+            order = self._starts[shuffle.permutation(len(self._starts))]
+            self._shuffled = (epoch, order)
+        return order[index * self._batch:(index + 1) * self._batch]
 
 
 class Prefetch:

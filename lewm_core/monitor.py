@@ -1,0 +1,63 @@
+"""Whether the latents still say anything: their spread and their effective rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# A healthy LeWM has a std near 1 in every dimension, which is what SIGReg pulls to, and a rank
+# over 5 on a world of two degrees of freedom. Without SIGReg both fall at once: std .01, rank 1
+# to 3. A weak SIGReg keeps the std and loses the rank, so either alone would miss a collapse.
+COLLAPSED_STD = 0.1
+COLLAPSED_RANK = 2.0
+
+
+@dataclass(frozen=True)
+class LatentStatistics:
+    """The spread of latents over many frames: (N, D) in all.
+
+    `std_min` and `std_mean` over the D dimensions' standard deviations; `effective_rank` in
+    [1, D]: exp(-Σ p log p) with p the eigenvalues of the covariance over their sum (Roy and
+    Vetterli 2007, there on singular values). It is D for isotropic latents, 1 for a line.
+    """
+
+    std_min: float
+    std_mean: float
+    effective_rank: float
+    dimensions: int
+
+    @property
+    def collapsed(self) -> str | None:
+        """A sentence that says how the latents collapsed and what to change; None if they live."""
+        rank = min(COLLAPSED_RANK, 1 + (self.dimensions - 1) / 4)
+        if self.std_min >= COLLAPSED_STD and self.effective_rank >= rank:
+            return None
+        return (f'the latents collapsed: std {self.std_min:.3f} in the narrowest dimension and '
+                f'{self.std_mean:.3f} on average (healthy: near 1), effective rank '
+                f'{self.effective_rank:.1f} of {self.dimensions}, so different images look alike '
+                'to the planner and to the surprise score; raise model.sigreg_weight (0.02 to '
+                '0.2 is its useful range), or train longer if it is there already')
+
+
+def latent_statistics(latents: np.ndarray) -> LatentStatistics:
+    """The statistics of `latents` (..., D), all leading dimensions taken as frames."""
+    values = np.asarray(latents, dtype=np.float64)
+    values = values.reshape(-1, values.shape[-1])
+    if len(values) < 2 or not np.isfinite(values).all():
+        raise ValueError(f'latents {values.shape} must be finite and of at least 2 frames')
+    values = values - values.mean(axis=0)
+    covariance = values.T @ values / len(values)
+    std = np.sqrt(np.diag(covariance))
+    return LatentStatistics(float(std.min()), float(std.mean()), effective_rank(covariance),
+                            values.shape[1])
+
+
+def effective_rank(covariance: np.ndarray) -> float:
+    """exp of the entropy of the normalised eigenvalues of `covariance` (D, D); 1 if all are 0."""
+    values = np.clip(np.linalg.eigvalsh(covariance), 0, None)
+    total = values.sum()
+    if total <= 0:
+        return 1.0
+    share = values[values > 0] / total
+    return float(np.exp(-(share * np.log(share)).sum()))

@@ -1,0 +1,148 @@
+"""The folder of one training run: what was asked, how far it is, what it logged."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pickle
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lewm_core.atomic import replacing, write_text
+from lewm_core.checkpoint import read_metadata
+from lewm_core.config import (DataConfig, ModelConfig, PlannerConfig, SurpriseConfig, TrainConfig)
+from lewm_core.dataset import Dataset
+from lewm_core.types import UserError
+
+# What may differ when a run goes on: none of these changes what a step computes.
+_FREE = {'device', 'threads', 'validate_every', 'checkpoint_every', 'log_every', 'tensorboard'}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that a training run is made from, but for the frames."""
+
+    model: ModelConfig
+    data: DataConfig
+    train: TrainConfig
+    planner: PlannerConfig
+    surprise: SurpriseConfig
+
+    def to_dict(self, dataset: Dataset) -> dict[str, Any]:
+        """The settings as a plain tree, with the robot spec and what identifies the dataset."""
+        tree = json.loads(json.dumps(dataclasses.asdict(self)))
+        tree['robot'] = dataset.spec.to_dict()
+        tree['dataset'] = {'path': str(dataset.path), 'frames': len(dataset),
+                           'episodes': len(dataset.ep_len), 'sha256': _fingerprint(dataset)}
+        return tree
+
+
+class RunFolder:
+    """`output` with model.safetensors, trainer.pt, metrics.jsonl, config.json, tensorboard/."""
+
+    def __init__(self, output: str | Path, settings: Settings, dataset: Dataset) -> None:
+        self.path = Path(output)
+        self.model = self.path / 'model.safetensors'
+        self.trainer = self.path / 'trainer.pt'
+        self.metrics = self.path / 'metrics.jsonl'
+        self.config = self.path / 'config.json'
+        self.tensorboard = self.path / 'tensorboard'
+        self._settings = settings.to_dict(dataset)
+
+    def open(self, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+        """The trainer state to go on from, or None for a fresh run; claims the folder.
+
+        Raises UserError when a finished run is there, when an unfinished one may not be resumed
+        or was started with other settings, and when its state cannot be read.
+        """
+        if overwrite:
+            self._clear()
+        state = None
+        if self.model.exists() and self._finished():
+            raise UserError(f'output {str(self.path)!r} holds a finished run; give another output '
+                            'or overwrite=true')
+        if self.trainer.exists():
+            if not resume:
+                raise UserError(f'output {str(self.path)!r} holds an unfinished run; let it '
+                                'resume, give another output, or overwrite=true')
+            self._same_settings()
+            state = _load(self.trainer)
+        self._clear_partials()
+        write_text(self.config, json.dumps(self._settings, indent=2) + '\n')
+        self._cut_metrics(state['step'] if state else 0)
+        return state
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Nothing; the state to resume from, whole or as it was before."""
+        with replacing(self.trainer) as partial:
+            torch.save(state, partial)
+
+    def log(self, row: dict[str, float | int | None]) -> None:
+        """Nothing; appends one line to metrics.jsonl."""
+        with self.metrics.open('a') as file:
+            file.write(json.dumps({k: v for k, v in row.items() if v is not None}) + '\n')
+
+    def _finished(self) -> bool:
+        # A model that some other tool put here is as much worth keeping.
+        return not self.trainer.exists() or bool(read_metadata(self.model)['metrics'].get(
+            'finished'))
+
+    def _same_settings(self) -> None:
+        """Raises UserError naming the first setting that differs from the run's own."""
+        try:
+            before = json.loads(self.config.read_text())
+        except (OSError, ValueError):
+            raise UserError(f'{str(self.config)!r} is missing or not JSON, so the run there '
+                            'cannot be resumed; give another output, or overwrite=true') from None
+        for group in ('model', 'data', 'train', 'robot', 'dataset'):
+            old, new = before.get(group, {}), self._settings[group]
+            for key in new:
+                free = key in _FREE if group == 'train' else (group, key) == ('dataset', 'path')
+                if not free and old.get(key) != new[key]:
+                    raise UserError(
+                        f'the unfinished run in {str(self.path)!r} has {group}.{key}='
+                        f'{old.get(key)!r}, but {new[key]!r} is asked for; resume it with its own '
+                        'settings, give another output, or overwrite=true')
+
+    def _cut_metrics(self, step: int) -> None:
+        """Drops what was logged after the checkpoint, and a line that a kill cut short."""
+        rows = []
+        for line in self.metrics.read_text().splitlines() if self.metrics.exists() else ():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if row['step'] <= step:
+                rows.append(line + '\n')
+        write_text(self.metrics, ''.join(rows))
+
+    def _clear(self) -> None:
+        for path in (self.model, self.trainer, self.metrics, self.config):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self.tensorboard, ignore_errors=True)
+
+    def _clear_partials(self) -> None:
+        """Removes what a killed run of this folder left half written."""
+        for path in (self.model, self.trainer, self.metrics, self.config):
+            for partial in self.path.glob(f'{path.name}.partial-*'):
+                partial.unlink(missing_ok=True)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError):
+        raise UserError(f'trainer state {str(path)!r} cannot be read: it is damaged or no trainer '
+                        'state; give another output, or overwrite=true') from None
+
+
+def _fingerprint(dataset: Dataset) -> str:
+    digest = hashlib.sha256()
+    for column in (dataset.ep_len, dataset.ep_split, dataset.stamp_ns, dataset.action):
+        digest.update(column.tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,131 @@
+"""The training loop: windows, two losses, AdamW, and a checkpoint that resumes bit for bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from lewm_core.checkpoint import Checkpoint, save_checkpoint
+from lewm_core.config import (DataConfig, ModelConfig, PlannerConfig, SurpriseConfig, TrainConfig,
+                              check)
+from lewm_core.data import Dataset, Prefetch
+from lewm_core.evaluate import evaluate_checkpoint
+from lewm_core.event_log import EventLog
+from lewm_core.run_folder import RunFolder, Settings
+from lewm_core.trainer import Progress, Trainer
+from lewm_core.types import UserError
+
+__all__ = ['Progress', 'train']
+
+log = logging.getLogger(__name__)
+
+
+def train(dataset: Dataset, model_config: ModelConfig, data_config: DataConfig,
+          train_config: TrainConfig, output: str | Path, *,
+          planner: PlannerConfig = PlannerConfig(), surprise: SurpriseConfig = SurpriseConfig(),
+          on_progress: Callable[[Progress], None] | None = None,
+          should_stop: Callable[[], bool] = lambda: False, resume: bool = True,
+          overwrite: bool = False) -> Path:
+    """The path of the checkpoint: trains on `dataset` and leaves the run in the folder `output`.
+
+    An unfinished run there is resumed from its last checkpoint, on the CPU bit for bit as if it
+    had never stopped, at whatever moment it was killed. `should_stop` is asked after each step;
+    once true, the state and the model so far are written and the call returns. Raises UserError
+    when a finished run is there (unless `overwrite`), when settings or data cannot be trained on,
+    and when a loss is not finite.
+    """
+    settings = Settings(model_config, data_config, train_config, planner, surprise)
+    for config in (model_config, data_config, train_config, planner, surprise):
+        check(config)
+    dataset = dataset.with_split(data_config)
+    with _quiet_process(train_config.threads):
+        trainer = Trainer(dataset, model_config, train_config)
+        folder = RunFolder(output, settings, dataset)
+        state = folder.open(resume, overwrite)
+        if state is not None:
+            trainer.load(state)
+            log.info('resuming %s from step %d of %d', folder.path, trainer.done,
+                     train_config.steps)
+        with EventLog(folder.tensorboard, trainer.done, train_config.tensorboard) as events:
+            stopped = _loop(trainer, folder, events, on_progress, should_stop)
+        return _finish(trainer, folder, settings, dataset, stopped)
+
+
+def _loop(trainer: Trainer, folder: RunFolder, events: EventLog,
+          on_progress: Callable[[Progress], None] | None, should_stop: Callable[[], bool]) -> bool:
+    """Whether training was stopped before its last step."""
+    config = trainer.config
+    with Prefetch(trainer.batch, range(trainer.done, config.steps)) as batches:
+        for step, batch in batches:
+            losses = trainer.step(step, batch)
+            stop, done = should_stop(), step + 1
+            last = stop or done == config.steps
+            save = last or done % config.checkpoint_every == 0
+            if last or done % config.validate_every == 0:
+                trainer.validate()
+            if save or done % config.log_every == 0:
+                progress, row = trainer.report(losses)
+                folder.log(row)
+                events.log(row)
+                if on_progress is not None:
+                    on_progress(progress)
+            if save:
+                folder.save(trainer.state())
+            if stop:
+                return done < config.steps
+    return False
+
+
+def _finish(trainer: Trainer, folder: RunFolder, settings: Settings, dataset: Dataset,
+            stopped: bool) -> Path:
+    """The path of the checkpoint; a run that came to its end is evaluated and calibrated."""
+    trainer.model.eval()
+    metrics = {'step': trainer.done, 'seconds': trainer.seconds, 'finished': not stopped,
+               'parameters': trainer.model.num_parameters()}
+    checkpoint = Checkpoint(trainer.model, dataset.spec, settings.data, settings.train,
+                            settings.planner, settings.surprise, None, metrics)
+    if stopped:
+        log.info('stopped after step %d of %d; the same call goes on from there', trainer.done,
+                 trainer.config.steps)
+    else:
+        held_out = next((s for s in ('test', 'validation') if dataset.episodes(s)), None)
+        if held_out is None:
+            log.warning('no episode is held out, so nothing is evaluated: record more episodes')
+        else:
+            metrics['evaluation'] = evaluate_checkpoint(checkpoint, dataset, held_out).to_dict()
+        checkpoint = dataclasses.replace(checkpoint, calibration=_calibration(
+            trainer, dataset, settings.surprise))
+    save_checkpoint(folder.model, checkpoint)
+    log.info('%s holds the model after %d steps', folder.model, trainer.done)
+    return folder.model
+
+
+def _calibration(trainer: Trainer, dataset: Dataset, config: SurpriseConfig) -> dict | None:
+    """Surprise's calibration on episodes kept for it, or None when they are too few."""
+    from lewm_core.surprise import calibrate, score_dataset
+    block_s = trainer.model.config.frameskip * dataset.spec.tick_s
+    try:
+        scores = score_dataset(trainer.model, dataset, 'calibration')
+        return calibrate(scores, block_s, config).to_dict()
+    except UserError as error:
+        log.warning('surprise is not calibrated: %s', error)
+        return None
+
+
+@contextmanager
+def _quiet_process(threads: int) -> Iterator[None]:
+    """Leaves the caller's random numbers and thread count as they were."""
+    before = torch.get_num_threads()
+    devices = range(torch.cuda.device_count())
+    with torch.random.fork_rng(devices=devices):
+        try:
+            if threads:
+                torch.set_num_threads(threads)
+            yield
+        finally:
+            torch.set_num_threads(before)

@@ -1,0 +1,216 @@
+"""One training run's model, optimiser and windows, and what a step does with them."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from lewm_core.config import ModelConfig, TrainConfig
+from lewm_core.data import Dataset, WindowSampler, action_statistics
+from lewm_core.losses import Losses, prediction_losses
+from lewm_core.model import WorldModel
+from lewm_core.monitor import LatentStatistics, latent_statistics
+from lewm_core.types import UserError
+
+log = logging.getLogger(__name__)
+
+_VALIDATION_WINDOWS = 512
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training is: `step` of `steps` are done; losses are means since the last report.
+
+    The latents' statistics are those of the newest batch. `validation_loss` is the newest on
+    held-out episodes, None before the first; `collapsed` says in words what to change, or None.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    prediction: float
+    sigreg: float
+    latent_std_min: float
+    latent_std_mean: float
+    effective_rank: float
+    learning_rate: float
+    steps_per_s: float
+    seconds_left: float
+    validation_loss: float | None = None
+    collapsed: str | None = None
+
+
+class Trainer:
+    """Model, optimiser and windows of one run. `done` counts steps, `seconds` their time.
+
+    Whatever is random in a step is a function of (seed, step), so no generator's state needs to
+    be saved: the order of windows, SIGReg's directions and dropout.
+    """
+
+    def __init__(self, dataset: Dataset, model: ModelConfig, config: TrainConfig) -> None:
+        self.config, self.dataset, self.done = config, dataset, 0
+        self.device = resolve_device(config.device)
+        self.precision = resolve_precision(config.precision, self.device, model)
+        torch.manual_seed(config.seed)
+        self.model = WorldModel(model, dataset.spec)
+        self.model.set_action_statistics(*action_statistics(dataset))
+        self.model.to(self.device).train()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.learning_rate,
+                                           weight_decay=config.weight_decay, fused=True)
+        self.window = (model.history + 1, model.frameskip)
+        self.sampler = WindowSampler(dataset.windows('train', *self.window), config.batch_size,
+                                     config.seed)
+        self.generator = torch.Generator(self.device)
+        held_out = dataset.windows('validation', *self.window)
+        self._held_out = held_out[::max(1, math.ceil(len(held_out) / _VALIDATION_WINDOWS))]
+        self._validation: dict[str, float] = {}
+        self._validated = -1
+        self._pending: list[torch.Tensor] = []
+        self.seconds, self._clock, self._warned = 0.0, time.monotonic(), False
+
+    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pixels (B, T, H, W, 3) uint8 and actions (B, T - 1, F, A) of `step`, on the CPU."""
+        return self._tensors(self.sampler(step))
+
+    def step(self, step: int, batch: tuple[torch.Tensor, torch.Tensor]) -> Losses:
+        """The losses of one optimiser step on `batch`."""
+        rate = learning_rate(step, self.config)
+        for group in self.optimizer.param_groups:
+            group['lr'] = rate
+        torch.manual_seed(self._seed(step))
+        self.generator.manual_seed(self._seed(step))
+        losses = self._losses(*batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.total.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        self.optimizer.step()
+        self.done = step + 1
+        self._pending.append(torch.stack(losses[:3]).detach())
+        return losses
+
+    @torch.no_grad()
+    def validate(self) -> None:
+        """Nothing; measures the losses on windows of held-out episodes, as deployed (eval)."""
+        if len(self._held_out) < 2:
+            return
+        self.model.eval()
+        self.generator.manual_seed(self.config.seed)
+        pieces = np.array_split(self._held_out,
+                                math.ceil(len(self._held_out) / self.config.batch_size))
+        rows = [torch.stack(self._losses(*self._tensors(piece))[:3]).cpu() for piece in pieces]
+        total, prediction, spread = torch.stack(rows).double().mean(0).tolist()
+        self._validation = {'val_loss': total, 'val_prediction': prediction, 'val_sigreg': spread}
+        self._validated = self.done
+        self.model.train()
+
+    def report(self, losses: Losses) -> tuple[Progress, dict[str, Any]]:
+        """Progress and its row for metrics.jsonl; raises UserError on a loss that is not finite.
+
+        Losses are looked at here and not after each step, because on a GPU each look waits for
+        all that was queued. No state is saved without a look.
+        """
+        values = torch.stack(self._pending).cpu().double().numpy()
+        first = self.done - len(values)
+        self._pending.clear()
+        bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        if len(bad):
+            raise self._not_finite(first + int(bad[0]), values[bad[0]])
+        total, prediction, spread = values.mean(axis=0).tolist()
+        latent = latent_statistics(losses.latents.detach().float().cpu().numpy())
+        now = time.monotonic()
+        speed = len(values) / max(now - self._clock, 1e-9)
+        self.seconds, self._clock = self.seconds + now - self._clock, now
+        progress = Progress(
+            self.done, self.config.steps, total, prediction, spread, latent.std_min,
+            latent.std_mean, latent.effective_rank, learning_rate(self.done - 1, self.config),
+            speed, (self.config.steps - self.done) / speed, self._validation.get('val_loss'),
+            self._collapse(latent))
+        row = {'step': self.done, 'loss': total, 'prediction': prediction, 'sigreg': spread,
+               'latent_std_min': latent.std_min, 'latent_std_mean': latent.std_mean,
+               'effective_rank': latent.effective_rank, 'lr': progress.learning_rate,
+               'steps_per_s': speed, 'seconds': self.seconds}
+        return progress, row | (self._validation if self._validated == self.done else {})
+
+    def state(self) -> dict[str, Any]:
+        """All that resuming needs, loadable with weights_only=True."""
+        return {'step': self.done, 'model': self.model.state_dict(), 'seconds': self.seconds,
+                'optimizer': self.optimizer.state_dict(), 'precision': self.precision}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Nothing; goes on from `state`, in the precision the run began with."""
+        self.model.load_state_dict(state['model'])
+        self.optimizer.load_state_dict(state['optimizer'])
+        self.precision, self.seconds = state['precision'], state['seconds']
+        self.done, self._clock = state['step'], time.monotonic()
+
+    def _seed(self, step: int) -> int:
+        return (self.config.seed << 32) + step + 1
+
+    def _tensors(self, starts: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        tensors = [torch.from_numpy(a) for a in self.dataset.batch(starts, *self.window)]
+        return tuple(t.pin_memory() if self.device.type == 'cuda' else t for t in tensors)
+
+    def _losses(self, pixels: torch.Tensor, actions: torch.Tensor) -> Losses:
+        pixels, actions = (t.to(self.device, non_blocking=True) for t in (pixels, actions))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == 'bf16'):
+            return prediction_losses(self.model, pixels, actions, self.generator)
+
+    def _collapse(self, latent: LatentStatistics) -> str | None:
+        # At the start the latents are narrow because nothing has been learned yet.
+        sentence = latent.collapsed if self.done > 0.2 * self.config.steps else None
+        if sentence and not self._warned:
+            log.warning('step %d: %s', self.done, sentence)
+            self._warned = True
+        return sentence
+
+    def _not_finite(self, step: int, values: np.ndarray) -> UserError:
+        starts = self.sampler(step).tolist()
+        log.error('step %d: windows start at rows %s', step + 1, starts)
+        return UserError(
+            f'the loss of step {step + 1} is {values[0]:g} (prediction {values[1]:g}, sigreg '
+            f'{values[2]:g}), but it must be finite; lower train.learning_rate '
+            f'({self.config.learning_rate:g} now), or use precision=float32, or look at the '
+            f'windows of that batch, which start at rows {", ".join(map(str, starts))}')
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """The rate of `step`, counted from 0: rises in a line, then falls to 0 along a cosine."""
+    rising = max(1, round(config.warmup * config.steps))
+    if step < rising:
+        return config.learning_rate * (step + 1) / rising
+    share = (step - rising) / max(1, config.steps - rising)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that `name` (auto, cpu, cuda, cuda:N) stands for; raises UserError if absent."""
+    if name == 'auto':
+        name = 'cuda' if torch.cuda.is_available() else 'cpu'
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f'train.device={name!r} cannot be used ({str(error).splitlines()[0]}); '
+                        "choose 'auto', 'cpu' or a CUDA device of this machine") from None
+    return device
+
+
+def resolve_precision(name: str, device: torch.device, model: ModelConfig) -> str:
+    """'bf16' or 'float32'; 'auto' is bf16 where matrix products gain from it.
+
+    On CUDA from Ampere on; on a CPU for the ViT where bf16 is in hardware (measured: the tiny
+    model loses, its products being too small to pay for the conversions).
+    """
+    if name != 'auto':
+        return name
+    if device.type == 'cuda':
+        return 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'float32'
+    fast = device.type == 'cpu' and torch.backends.mkldnn.is_available() and (
+        torch.ops.mkldnn._is_mkldnn_bf16_supported()) and torch.cpu._is_avx512_bf16_supported()
+    return 'bf16' if fast and model.encoder == 'vit' else 'float32'
