@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
@@ -41,6 +42,7 @@ _COMMON = (
     Argument('remap', 'topic remappings, separated by blanks: cmd_vel:=/base/cmd_vel'),
     Argument('log_level', 'log level: debug, info, warn, error or fatal', 'info'),
 )
+_WORDING = {bool: 'true or false', int: 'a whole number', float: 'a number'}
 SIM_TIME = Argument('use_sim_time', 'take the time from /clock: true or false', 'false', bool)
 
 
@@ -76,11 +78,17 @@ def describe(executable: str, arguments: Sequence[Argument], params: str | None 
         OpaqueFunction(function=start)])
 
 
-def _value(argument: Argument, text: str) -> ParameterValue:
-    if argument.kind is bool and text.lower() not in ('true', 'false'):
-        raise UserError(f'launch argument {argument.name} is {text!r}, but true or false is '
-                        'expected')
-    return ParameterValue(text, value_type=argument.kind)
+def _value(argument: Argument, text: str) -> Any:
+    """The parameter's value; a text stays one, even where YAML would read `1` as a number."""
+    if argument.kind is str:
+        return ParameterValue(text, value_type=str)
+    try:
+        if argument.kind is bool:
+            return {'true': True, 'false': False}[text.lower()]
+        return argument.kind(text)
+    except (KeyError, ValueError):
+        raise UserError(f'launch argument {argument.name} is {text!r}, but '
+                        f'{_WORDING[argument.kind]} is expected') from None
 
 
 def _rule(text: str) -> tuple[str, str]:
