@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import pickle
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from lewm_core.types import UserError
 
 # What may differ when a run goes on: none of these changes what a step computes.
 _FREE = {'device', 'threads', 'validate_every', 'checkpoint_every', 'log_every', 'tensorboard'}
+_STATE = ('step', 'model', 'optimizer', 'precision', 'seconds')
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,9 @@ class RunFolder:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        return torch.load(path, map_location='cpu', weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError):
+        state = torch.load(path, map_location='cpu', weights_only=True)
+        return {key: state[key] for key in _STATE}
+    except Exception:  # the unpickler raises whatever the damaged bytes lead it to
         raise UserError(f'trainer state {str(path)!r} cannot be read: it is damaged or no trainer '
                         'state; give another output, or overwrite=true') from None
 

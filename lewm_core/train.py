@@ -64,9 +64,8 @@ def _loop(trainer: Trainer, folder: RunFolder, events: EventLog,
         for step, batch in batches:
             losses = trainer.step(step, batch)
             stop, done = should_stop(), step + 1
-            last = stop or done == config.steps
-            save = last or done % config.checkpoint_every == 0
-            if last or done % config.validate_every == 0:
+            save = stop or done == config.steps or done % config.checkpoint_every == 0
+            if done == config.steps or done % config.validate_every == 0:
                 trainer.validate()
             if save or done % config.log_every == 0:
                 progress, row = trainer.report(losses)

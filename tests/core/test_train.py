@@ -1,0 +1,338 @@
+"""Training on the toy world: it learns, says how it fares, and goes on where it was killed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lewm_core.checkpoint import load_checkpoint
+from lewm_core.config import DataConfig, TrainConfig
+from lewm_core.data import Dataset
+from lewm_core.train import train
+from lewm_core.trainer import Trainer, learning_rate, resolve_device, resolve_precision
+from lewm_core.types import UserError
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+QUICK = TrainConfig(steps=12, batch_size=16, learning_rate=3e-3, warmup=0.1, precision='float32',
+                    device='cpu', validate_every=6, checkpoint_every=4, log_every=2,
+                    tensorboard=False, threads=1)
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint, by name."""
+    return load_checkpoint(path).model.state_dict()
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Fails unless both checkpoints hold the same weights, bit for bit."""
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def rows(folder: Path) -> list[dict]:
+    """The lines of metrics.jsonl without what the clock decides."""
+    lines = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ('steps_per_s', 'seconds')} for row in lines]
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(recording, toy_model, tmp_path_factory) -> Path:
+    """The checkpoint of twelve steps in one go."""
+    return train(recording, toy_model, DataConfig(), QUICK, tmp_path_factory.mktemp('run') / 'run')
+
+
+@pytest.fixture(scope='module')
+def learned(recording, toy_model, tmp_path_factory) -> Path:
+    """A run long enough to learn the toy world."""
+    config = dataclasses.replace(QUICK, steps=300, batch_size=64, log_every=50,
+                                 validate_every=100, checkpoint_every=300)
+    folder = tmp_path_factory.mktemp('learned') / 'run'
+    train(recording, dataclasses.replace(toy_model, dropout=0.0), DataConfig(), config, folder)
+    return folder
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(recording, toy_model, tmp_path, uninterrupted):
+    seen = []
+
+    def stop_once():
+        seen.append(None)
+        return len(seen) == 5
+
+    path = train(recording, toy_model, DataConfig(), QUICK, tmp_path, should_stop=stop_once)
+    metrics = load_checkpoint(path).metrics
+    assert metrics['step'] == 5 and metrics['finished'] is False
+    steps = []
+    train(recording, toy_model, DataConfig(), QUICK, tmp_path,
+          on_progress=lambda progress: steps.append(progress.step))
+    assert steps[0] == 6 and steps[-1] == 12
+    assert_same(path, uninterrupted)
+    assert load_checkpoint(path).metrics['finished'] is True
+    assert rows(tmp_path)[-3:] == rows(uninterrupted.parent)[-3:]
+
+
+def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(recording, toy_model, tmp_path):
+    config = dataclasses.replace(QUICK, steps=80, checkpoint_every=1, log_every=1)
+    script = f'''
+import sys; sys.path[:0] = [{str(ROOT)!r}, {str(HERE)!r}]
+from lewm_core.config import *
+from lewm_core.data import Dataset
+from lewm_core.train import train
+train(Dataset.open({str(recording.path)!r}), {toy_model!r}, DataConfig(), {config!r},
+      {str(tmp_path / 'killed')!r}, on_progress=lambda p: print(p.step, flush=True))
+'''
+    moment = random.Random()
+    for _ in range(2):
+        process = subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE,
+                                   text=True)
+        for _ in range(moment.randint(1, 35)):
+            assert process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (tmp_path / 'killed' / 'model.safetensors').exists()
+    path = train(recording, toy_model, DataConfig(), config, tmp_path / 'killed')
+    whole = train(recording, toy_model, DataConfig(), config, tmp_path / 'whole')
+    assert_same(path, whole)
+    assert rows(tmp_path / 'killed') == rows(tmp_path / 'whole')
+    assert sorted(os.listdir(tmp_path / 'killed')) == sorted(os.listdir(tmp_path / 'whole'))
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
+        recording, toy_model, tmp_path, uninterrupted):
+    torch.manual_seed(12345)
+    assert_same(train(recording, toy_model, DataConfig(), QUICK, tmp_path / 'a'), uninterrupted)
+    config = dataclasses.replace(QUICK, seed=1)
+    other = weights(train(recording, toy_model, DataConfig(), config, tmp_path / 'b'))
+    name = 'projector.net.0.weight'
+    assert not torch.equal(other[name], weights(uninterrupted)[name])
+
+
+def test_a_run_leaves_the_random_numbers_and_threads_of_its_caller_alone(
+        recording, toy_model, tmp_path):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    before = torch.get_num_threads()
+    train(recording, toy_model, DataConfig(), dataclasses.replace(QUICK, steps=2), tmp_path)
+    assert torch.equal(torch.rand(3), expected) and torch.get_num_threads() == before
+
+
+def test_a_finished_run_is_kept_unless_overwritten(recording, toy_model, tmp_path):
+    config = dataclasses.replace(QUICK, steps=2)
+    path = train(recording, toy_model, DataConfig(), config, tmp_path)
+    (tmp_path / 'data.h5').write_text('of someone else')
+    before = path.read_bytes()
+    with pytest.raises(UserError, match='holds a finished run; give another output or overwrite'):
+        train(recording, toy_model, DataConfig(), config, tmp_path)
+    assert path.read_bytes() == before
+    longer = dataclasses.replace(config, steps=3)
+    train(recording, toy_model, DataConfig(), longer, tmp_path, overwrite=True)
+    assert load_checkpoint(path).metrics['step'] == 3
+    assert (tmp_path / 'data.h5').read_text() == 'of someone else'
+
+
+def stop_after(steps: int):
+    """A `should_stop` that turns true after `steps` steps."""
+    asked = []
+    return lambda: asked.append(None) or len(asked) >= steps
+
+
+@pytest.mark.parametrize('group, change, named', [
+    ('train', {'batch_size': 8}, 'train.batch_size=16, but 8 is asked for'),
+    ('train', {'steps': 20}, 'train.steps=12, but 20'),
+    ('model', {'latent_dim': 4}, 'model.latent_dim=8, but 4'),
+    ('data', {'split_seed': 3}, 'data.split_seed=0, but 3')])
+def test_an_unfinished_run_resumes_only_with_its_own_settings(
+        recording, toy_model, tmp_path, group, change, named):
+    train(recording, toy_model, DataConfig(), QUICK, tmp_path, should_stop=stop_after(3))
+    configs = {'model': toy_model, 'data': DataConfig(), 'train': QUICK}
+    configs[group] = dataclasses.replace(configs[group], **change)
+    with pytest.raises(UserError, match=named):
+        train(recording, configs['model'], configs['data'], configs['train'], tmp_path)
+
+
+def test_an_unfinished_run_resumes_only_on_its_own_frames(recording, record, toy_model, tmp_path):
+    train(recording, toy_model, DataConfig(), QUICK, tmp_path, should_stop=stop_after(3))
+    other = record(tmp_path / 'other.h5', [60] * 20, seed=1)
+    with pytest.raises(UserError, match='dataset.sha256'):
+        train(other, toy_model, DataConfig(), QUICK, tmp_path)
+
+
+def test_what_changes_no_weight_may_change_when_a_run_goes_on(recording, toy_model, tmp_path,
+                                                              uninterrupted):
+    train(recording, toy_model, DataConfig(), QUICK, tmp_path, should_stop=stop_after(3))
+    config = dataclasses.replace(QUICK, log_every=1, validate_every=3, checkpoint_every=2)
+    assert_same(train(recording, toy_model, DataConfig(), config, tmp_path), uninterrupted)
+
+
+def test_an_unfinished_run_is_not_started_afresh_by_accident(recording, toy_model, tmp_path):
+    train(recording, toy_model, DataConfig(), QUICK, tmp_path, should_stop=stop_after(3))
+    with pytest.raises(UserError, match='holds an unfinished run'):
+        train(recording, toy_model, DataConfig(), QUICK, tmp_path, resume=False)
+
+
+def test_a_damaged_trainer_state_is_a_user_error(recording, toy_model, tmp_path):
+    train(recording, toy_model, DataConfig(), QUICK, tmp_path, should_stop=stop_after(3))
+    whole = (tmp_path / 'trainer.pt').read_bytes()
+    for damaged in (whole[:1000], b'', b'hello'):
+        (tmp_path / 'trainer.pt').write_bytes(damaged)
+        with pytest.raises(UserError, match='cannot be read'):
+            train(recording, toy_model, DataConfig(), QUICK, tmp_path)
+
+
+def test_a_line_that_a_kill_cut_short_is_dropped(recording, toy_model, tmp_path, uninterrupted):
+    train(recording, toy_model, DataConfig(), QUICK, tmp_path, should_stop=stop_after(4))
+    with (tmp_path / 'metrics.jsonl').open('a') as file:
+        file.write('{"step": 6, "loss": 1.0}\n{"step": 7, "lo')
+    train(recording, toy_model, DataConfig(), QUICK, tmp_path)
+    assert rows(tmp_path) == rows(uninterrupted.parent)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_windows(
+        recording, toy_model, tmp_path, monkeypatch):
+    step = Trainer.step
+
+    def poisoned(self, number, batch):
+        if number == 6:
+            with torch.no_grad():
+                self.model.projector.net[3].bias.fill_(math.nan)
+        return step(self, number, batch)
+
+    monkeypatch.setattr(Trainer, 'step', poisoned)
+    with pytest.raises(UserError, match='loss of step 7 is nan') as error:
+        train(recording, toy_model, DataConfig(), QUICK, tmp_path)
+    starts = Trainer(recording, toy_model, QUICK).sampler(6).tolist()
+    assert ', '.join(map(str, starts)) in str(error.value)
+    monkeypatch.undo()
+    state = torch.load(tmp_path / 'trainer.pt', weights_only=True)
+    assert state['step'] == 4
+    assert all(value.isfinite().all() for value in state['model'].values())
+
+
+def test_the_learning_rate_rises_in_a_line_and_falls_along_a_cosine():
+    config = TrainConfig(steps=1000, warmup=0.1, learning_rate=2e-3)
+    rates = [learning_rate(step, config) for step in range(1000)]
+    assert rates[0] == pytest.approx(2e-5) and rates[49] == pytest.approx(1e-3)
+    assert max(rates) == rates[99] == pytest.approx(2e-3)
+    assert rates[550] == pytest.approx(1e-3) and rates[-1] < 1e-7
+    assert all(a >= b for a, b in zip(rates[100:], rates[101:]))
+
+
+def test_the_log_holds_what_a_reader_needs(learned):
+    lines = [json.loads(line) for line in (learned / 'metrics.jsonl').read_text().splitlines()]
+    assert [line['step'] for line in lines] == [50, 100, 150, 200, 250, 300]
+    keys = {'step', 'loss', 'prediction', 'sigreg', 'latent_std_min', 'latent_std_mean',
+            'effective_rank', 'lr', 'steps_per_s'}
+    assert all(keys <= line.keys() for line in lines)
+    assert [line['step'] for line in lines if 'val_loss' in line] == [100, 200, 300]
+    config = json.loads((learned / 'config.json').read_text())
+    assert config['train']['steps'] == 300 and config['dataset']['episodes'] == 20
+
+
+def test_training_learns_where_the_robot_is_and_where_it_goes(learned):
+    figures = load_checkpoint(learned / 'model.safetensors').metrics['evaluation']
+    assert figures['split'] == 'test' and figures['probe_r2_min'] > 0.6
+    assert figures['one_step_skill'] > 0.3
+    assert figures['latent']['std_min'] > 0.5 and figures['collapsed'] is None
+
+
+def test_without_sigreg_the_latents_collapse_and_the_log_says_what_to_do(
+        recording, toy_model, tmp_path, caplog):
+    config = dataclasses.replace(QUICK, steps=300, batch_size=64, log_every=50)
+    model = dataclasses.replace(toy_model, sigreg_weight=0.0, dropout=0.0)
+    reports = []
+    with caplog.at_level(logging.WARNING):
+        path = train(recording, model, DataConfig(), config, tmp_path, on_progress=reports.append)
+    warnings = [r.getMessage() for r in caplog.records if 'collapsed' in r.getMessage()]
+    assert len(warnings) == 1 and 'raise model.sigreg_weight' in warnings[0]
+    assert 'raise model.sigreg_weight' in reports[-1].collapsed
+    figures = load_checkpoint(path).metrics['evaluation']
+    assert figures['latent']['std_min'] < 0.1 and 'collapsed' in figures['collapsed']
+
+
+def test_progress_counts_to_the_end(recording, toy_model, tmp_path):
+    reports = []
+    train(recording, toy_model, DataConfig(), QUICK, tmp_path, on_progress=reports.append)
+    assert [r.step for r in reports] == [2, 4, 6, 8, 10, 12]
+    assert all(r.steps == 12 and r.steps_per_s > 0 for r in reports)
+    assert reports[-1].seconds_left == 0 and reports[-1].validation_loss > 0
+    assert reports[0].validation_loss is None
+
+
+def test_too_little_ordinary_driving_leaves_surprise_uncalibrated(uninterrupted, record, toy_model,
+                                                                  tmp_path, caplog):
+    few = record(tmp_path / 'few.h5', [30] * 6)
+    with caplog.at_level(logging.WARNING):
+        path = train(few, toy_model, DataConfig(), QUICK, tmp_path / 'run')
+    assert load_checkpoint(path).calibration is None
+    assert 'surprise is not calibrated' in caplog.text
+
+
+def test_a_single_episode_trains_without_held_out_figures(record, toy_model, tmp_path, caplog):
+    one = record(tmp_path / 'one.h5', [120])
+    with caplog.at_level(logging.WARNING):
+        path = train(one, toy_model, DataConfig(), QUICK, tmp_path / 'run')
+    assert 'evaluation' not in load_checkpoint(path).metrics
+    assert 'no episode is held out' in caplog.text
+
+
+def test_too_few_windows_leave_no_folder(record, toy_model, tmp_path):
+    few = record(tmp_path / 'few.h5', [12, 12])
+    with pytest.raises(UserError, match='hold 3 windows, but batch_size is 16'):
+        train(few, toy_model, DataConfig(), QUICK, tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
+
+
+def test_a_device_that_is_not_there_is_a_user_error():
+    with pytest.raises(UserError, match="train.device='cuda:99' cannot be used"):
+        resolve_device('cuda:99')
+    with pytest.raises(UserError, match="train.device='gpu' cannot be used"):
+        resolve_device('gpu')
+    assert resolve_device('auto').type in ('cpu', 'cuda')
+
+
+def test_precision_is_what_was_asked_for(toy_model):
+    cpu = torch.device('cpu')
+    assert resolve_precision('bf16', cpu, toy_model) == 'bf16'
+    assert resolve_precision('float32', cpu, toy_model) == 'float32'
+    assert resolve_precision('auto', cpu, toy_model) in ('float32', 'bf16')
+
+
+def test_bf16_trains_on_a_cpu(recording, toy_model, tmp_path):
+    config = dataclasses.replace(QUICK, precision='bf16')
+    path = train(recording, toy_model, DataConfig(), config, tmp_path)
+    assert all(v.isfinite().all() for v in weights(path).values())
+
+
+def test_tensorboard_is_written_where_it_is_installed(recording, toy_model, tmp_path):
+    pytest.importorskip('tensorboard')
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    config = dataclasses.replace(QUICK, tensorboard=True)
+    train(recording, toy_model, DataConfig(), config, tmp_path, should_stop=stop_after(4))
+    train(recording, toy_model, DataConfig(), config, tmp_path)
+    events = EventAccumulator(str(tmp_path / 'tensorboard'))
+    events.Reload()
+    assert [e.step for e in events.Scalars('loss')] == [2, 4, 6, 8, 10, 12]
+    assert {'val_loss', 'latent_std_min', 'effective_rank', 'lr'} <= set(events.Tags()['scalars'])
+
+
+def test_the_split_of_the_run_is_the_one_evaluated(recording, toy_model, tmp_path):
+    data = DataConfig(split_seed=4)
+    path = train(recording, toy_model, data, QUICK, tmp_path)
+    assert load_checkpoint(path).data == data
+    mean = load_checkpoint(path).model.action_mean
+    rows_4 = Dataset.open(recording.path).with_split(data).rows('train')
+    actions = torch.from_numpy(recording.action[rows_4])
+    assert torch.allclose(mean, actions[actions.isfinite().all(1)].mean(0), atol=1e-6)
