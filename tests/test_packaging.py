@@ -75,8 +75,8 @@ def environment(tmp_path):
     """A virtual environment that sees this one's libraries, but not this package."""
     call(sys.executable, '-m', 'venv', '--without-pip', tmp_path / 'venv', cwd=tmp_path)
     (packages,) = (tmp_path / 'venv').glob('lib/python3*/site-packages')
-    folders = [f for f in [*site.getsitepackages(), site.getusersitepackages()] if Path(f).is_dir()]
-    (packages / 'beneath.pth').write_text('\n'.join(folders) + '\n')
+    folders = [*site.getsitepackages(), site.getusersitepackages()]
+    (packages / 'beneath.pth').write_text('\n'.join(f for f in folders if Path(f).is_dir()))
     return tmp_path / 'venv'
 
 
@@ -160,9 +160,9 @@ def test_colcon_builds_what_ros2_run_and_launch_look_for(links, tmp_path):
     package, config = Path(lines[-2]).resolve().parent, Path(lines[-1])
     assert package.is_relative_to(source if links else prefix)
     assert config.is_relative_to(source if links else prefix)
-    assert call(prefix / 'lib/lewm_ros/lewm', '--version', cwd=tmp_path, PYTHONPATH=os.pathsep.join(
-        str(p) for p in [*prefix.glob('lib/python3*/site-packages'), tmp_path / 'build/lewm_ros']
-    )).startswith('lewm ')
+    program = shlex.quote(str(prefix / 'lib/lewm_ros/lewm'))
+    assert call('bash', '-c', f'. {setup} && {program} --version', cwd=tmp_path
+                ).startswith('lewm ')
 
 
 def manifest():

@@ -1,9 +1,13 @@
-"""The launch files: what they declare, and the command line that they make of it."""
+"""The launch files: what they declare and what their executables are given, launched for real."""
 
 from __future__ import annotations
 
 import ast
 import importlib.util
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
+EXECUTABLES = ('planner_node', 'surprise_node', 'train_from_bags', 'sim_robot', 'recorder')
 ARGUMENTS = {
     'plan': {'checkpoint', 'robot', 'goal', 'namespace', 'use_sim_time', 'params_file',
              'log_level', 'device', 'autostart', 'dry_run'},
@@ -35,27 +40,53 @@ def description(path):
     return module.generate_launch_description()
 
 
-def command(path, **given):
-    """The words after the executable's path, as ROS's launch would start it."""
-    made = description(path)
-    from launch import LaunchContext
-    from launch.actions import OpaqueFunction
-    context = LaunchContext()
-    context.launch_configurations.update(given)
-    for action in made.get_launch_arguments():
-        action.execute(context)
-    (start,) = (e for e in made.entities if isinstance(e, OpaqueFunction))
-    (node,) = start.execute(context)
-    node._perform_substitutions(context)
-    words = []
-    for part in node.cmd:
-        words.append(''.join(s.perform(context) for s in part))
-    parameters = {}
-    for parameter, is_file in node._Node__expanded_parameter_arguments or []:
-        if is_file:
-            tree = yaml.safe_load(Path(parameter).read_text())
-            parameters.update(next(iter(tree.values()))['ros__parameters'])
-    return words[1:], parameters
+# Stands where the executable would: notes the words it was called with, and its parameters.
+STAND_IN = """#!{python}
+import json, sys
+import yaml
+words, parameters = sys.argv[1:], {{}}
+for flag, file in zip(words, words[1:]):
+    if flag == '--params-file':
+        parameters.update(next(iter(yaml.safe_load(open(file)).values()))['ros__parameters'])
+json.dump([words, parameters], open({output!r}, 'w'))
+"""
+LAUNCH = """
+import sys
+from launch import LaunchService
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+service = LaunchService()
+service.include_launch_description(IncludeLaunchDescription(
+    PythonLaunchDescriptionSource(sys.argv[1]),
+    launch_arguments=[word.split(':=', 1) for word in sys.argv[2:]]))
+sys.exit(service.run())
+"""
+
+
+@pytest.fixture
+def launched(tmp_path):
+    """A function that launches a file for real, and returns what its executable was given."""
+    pytest.importorskip('launch_ros.actions', reason='ROS 2 launch is not installed')
+    marker = tmp_path / 'share/ament_index/resource_index/packages/lewm_ros'
+    marker.parent.mkdir(parents=True)
+    marker.touch()
+    output, folder = tmp_path / 'called.json', tmp_path / 'lib/lewm_ros'
+    folder.mkdir(parents=True)
+    for executable in EXECUTABLES:
+        (folder / executable).write_text(STAND_IN.format(python=sys.executable,
+                                                         output=str(output)))
+        (folder / executable).chmod(0o755)
+
+    def launch(file, **given):
+        words = [f'{key}:={value}' for key, value in given.items()]
+        made = subprocess.run(
+            [sys.executable, '-c', LAUNCH, ROOT / 'launch' / f'{file}.launch.py', *words],
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT,
+            env={**os.environ, 'AMENT_PREFIX_PATH': str(tmp_path)})
+        if not output.exists():
+            raise AssertionError(made.stdout)
+        return json.loads(output.read_text())
+    return launch
 
 
 def test_there_is_a_launch_file_for_every_executable():
@@ -77,44 +108,42 @@ def test_every_argument_is_declared_with_a_description(path):
     assert all(a.description for a in arguments)
 
 
-@pytest.mark.parametrize('path', FILES, ids=name)
-def test_what_is_left_empty_is_not_passed_on(path):
-    words, parameters = command(path)
-    assert not [w for w in words if w.endswith('=')]
-    assert 'checkpoint' not in parameters
+@pytest.mark.parametrize('file', ARGUMENTS)
+def test_what_is_left_empty_is_not_passed_on(launched, file):
+    words, parameters = launched(file)
+    assert not [word for word in words if word.endswith('=')]
+    assert '' not in parameters.values()
 
 
-def test_arguments_become_parameters_of_their_type():
-    words, parameters = command(ROOT / 'launch/plan.launch.py', checkpoint='1', autostart='False',
-                                use_sim_time='true', log_level='debug', namespace='r1',
-                                remap='cmd_vel:=/base/cmd_vel goal_image:=goal')
+def test_arguments_become_parameters_of_their_type(launched):
+    words, parameters = launched('plan', checkpoint='1', autostart='False', use_sim_time='true',
+                                 log_level='debug', namespace='r1',
+                                 remap='cmd_vel:=/base/cmd_vel goal_image:=goal')
     assert parameters['checkpoint'] == '1'
     assert parameters['autostart'] is False and parameters['use_sim_time'] is True
     assert words[words.index('--log-level') + 1] == 'debug'
-    assert '__ns:=/r1' in words and 'cmd_vel:=/base/cmd_vel' in words
+    assert {'__ns:=/r1', 'cmd_vel:=/base/cmd_vel', 'goal_image:=goal'} <= set(words)
 
 
-def test_an_argument_overrules_the_parameter_file(tmp_path):
+def test_an_argument_overrules_the_parameter_file(launched, tmp_path):
     file = tmp_path / 'mine.yaml'
     file.write_text('/**:\n  ros__parameters:\n    frames: 7\n    seed: 3\n')
-    _, parameters = command(ROOT / 'launch/sim.launch.py', params_file=str(file), seed='5')
+    _, parameters = launched('sim', params_file=file, seed='5')
     assert (parameters['frames'], parameters['seed']) == (7, 5)
 
 
-def test_training_takes_words_not_parameters():
-    words, _ = command(ROOT / 'launch/train.launch.py', bags='/a/b', robot='two_room',
-                       overrides='train.steps=5 model.sigreg_weight=0')
-    end = words.index('--ros-args')
-    assert words[:end] == ['bags=/a/b', 'robot=two_room', 'train.steps=5',
-                           'model.sigreg_weight=0']
+def test_training_takes_words_not_parameters(launched):
+    words, _ = launched('train', bags='/a/b', robot='two_room',
+                        overrides='train.steps=5 model.sigreg_weight=0')
+    assert words[:words.index('--ros-args')] == ['bags=/a/b', 'robot=two_room', 'train.steps=5',
+                                                 'model.sigreg_weight=0']
 
 
-@pytest.mark.parametrize('given', [{'seed': 'many'}, {'lockstep': 'maybe'}, {'remap': 'a=b'}])
-def test_a_wrong_argument_is_named(given):
-    (key, value), = given.items()
-    pytest.importorskip('launch_ros.actions', reason='ROS 2 launch is not installed')
-    with pytest.raises(ValueError, match=f'{key}.*{value}'):
-        command(ROOT / 'launch/sim.launch.py', **given)
+@pytest.mark.parametrize(('key', 'value'), [('seed', 'many'), ('lockstep', 'maybe'),
+                                            ('remap', 'a=b')])
+def test_a_wrong_argument_is_named_and_nothing_starts(launched, key, value):
+    with pytest.raises(AssertionError, match=f"launch argument {key}.*'{value}'"):
+        launched('sim', **{key: value})
 
 
 @pytest.mark.parametrize('path', sorted((ROOT / 'config/ros').glob('*.yaml')),
