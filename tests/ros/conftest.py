@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,8 @@ os.environ['ROS_DOMAIN_ID'] = str(_free_domain())
 os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
 os.environ['ROS_LOG_DIR'] = tempfile.mkdtemp(prefix='lewm_ros_log_')
 os.environ.pop('ROS_LOCALHOST_ONLY', None)
+
+sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves it out
 
 from lewm_core.robot import RobotSpec  # noqa: E402
 from lewm_ros.host import Host  # noqa: E402

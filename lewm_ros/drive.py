@@ -1,0 +1,232 @@
+"""Which command answers which frame: plans, lateness and fallbacks, without ROS and threads."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from enum import Enum
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+
+from lewm_core.robot import RobotSpec
+from lewm_core.types import Action, Frame, Plan, UserError
+
+
+class DrivenAgent(Protocol):
+    """What the driver asks of an agent: `lewm_core.agent.Agent`, or a toy."""
+
+    spec: RobotSpec
+    frameskip: int
+
+    def set_goal(self, pixels: np.ndarray) -> None: ...
+    def clear_goal(self) -> None: ...
+    def reset(self) -> None: ...
+    def plan(self, frame: Frame) -> Plan: ...
+    def commit(self, action: Action) -> None: ...
+
+
+class Fault(Enum):
+    """Why a fresh plan is not what is sent."""
+
+    LATE = 'no plan in time'
+    NOT_FINITE = 'the plan is not finite'
+    FAILED = 'planning failed'
+    IMAGE = 'the image is refused'
+    STALE = 'the camera is stale'
+    USED_UP = 'the plan is used up'
+
+
+class Driver:
+    """Answers each frame with one command, in the executor's thread.
+
+    A block begins with a plan, which the worker makes: `submit(job, done)` runs `job` there, in
+    order, and `done(result, error)` here. The agent is only ever touched in the worker; what it
+    must know of the ticks between plans is handed over with the next plan. Without a plan in
+    time the previous one goes on to its horizon, then the safe action is sent; a plan that comes
+    late is taken up at the tick it was made for. `emit(stamp_ns, values)` publishes; what it is
+    given is finite and within the limits.
+    """
+
+    def __init__(self, agent: DrivenAgent, submit: Callable[[Any, Any], None],
+                 emit: Callable[[int, np.ndarray], None],
+                 on_plan: Callable[[Plan], None] = lambda plan: None) -> None:
+        self._agent = agent
+        self._spec = agent.spec
+        self._safe = agent.spec.clamp(agent.spec.safe)
+        self._submit, self._emit, self._on_plan = submit, emit, on_plan
+        self.has_goal = False
+        self.fault: Fault | None = None
+        self.detail = ''
+        self.error: Exception | None = None  # what planning last raised
+        self.following = False  # the last command came from a plan
+        self.count: Counter[str] = Counter()
+        self.latencies_s: deque[float] = deque(maxlen=4096)
+        self._plan: Plan | None = None
+        self._at = 0  # the tick of the plan that the next frame gets
+        self._phase = 0  # ticks since the block began
+        self._open: int | None = None  # stamp of the frame that waits for its plan
+        self._opened_s = 0.0
+        self._busy = False
+        self._elapsed = 0  # ticks answered since the frame that is being planned for
+        self._serial = 0  # plans of an earlier goal or episode are dropped
+        self._goals = 0
+        self._debts: list[Callable[[], None]] = []
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a frame waits for its plan."""
+        return self._open is not None
+
+    def frame(self, stamp_ns: int, start: bool, pixels: Callable[[], np.ndarray]) -> None:
+        """Nothing; answers the frame now, or has it planned for. `start`: of an episode.
+
+        `pixels()` gives the prepared picture; it is called at the start of a block alone.
+        """
+        if self._open is not None:
+            self.late()
+        if start:
+            self.restart()
+        if not self.has_goal:
+            return
+        self.count['frames'] += 1
+        if self._phase == 0 and not self._busy:
+            self._request(stamp_ns, pixels)
+            return
+        # Still planning for the block before: this frame can't begin one.
+        self._answer(stamp_ns, counts=self._phase != 0)
+
+    def late(self) -> None:
+        """Nothing; the frame that waits is answered without its plan."""
+        if self._open is None:
+            return
+        self._blame(Fault.LATE)
+        stamp_ns, self._open = self._open, None
+        self._answer(stamp_ns)
+
+    def stale(self, stamp_ns: int, detail: str) -> None:
+        """Nothing; no frame has come for too long: the safe action, and all is forgotten."""
+        if not self.has_goal:
+            return
+        if self.fault is not Fault.STALE:
+            self._blame(Fault.STALE)
+        self.detail = detail
+        self.halt(stamp_ns)
+
+    def halt(self, stamp_ns: int) -> None:
+        """Nothing; sends the safe action and forgets the plan and the history."""
+        self.restart()
+        self.following = False
+        self._emit(stamp_ns, self._safe)
+
+    def restart(self) -> None:
+        """Nothing; the next frame begins a block, with no history."""
+        self._plan, self._open, self._busy = None, None, False
+        self._phase = 0
+        self._serial += 1
+        self._debts = [self._agent.reset]
+
+    def set_goal(self, pixels: np.ndarray, done: Callable[[Exception | None], None]) -> None:
+        """Nothing; `done(None)` when the agent has taken the goal, `done(error)` when not."""
+        self._goals += 1
+        number = self._goals
+
+        def ended(_: Any, error: Exception | None) -> None:
+            if number != self._goals:
+                return  # another goal, or none, was asked for meanwhile
+            if error is None:
+                self.has_goal = True
+                if not self._busy:  # a plan in the queue behind this is for the new goal already
+                    self.restart()
+            done(error)
+
+        self._submit(lambda: self._agent.set_goal(pixels), ended)
+
+    def clear_goal(self) -> None:
+        """Nothing; frames are not answered until there is a goal. Call `halt` as well."""
+        self.has_goal = False
+        self._goals += 1
+        self.fault, self.detail = None, ''
+        self.restart()
+        self._submit(self._agent.clear_goal, _raise)
+
+    def _request(self, stamp_ns: int, pixels: Callable[[], np.ndarray]) -> None:
+        try:
+            frame = Frame(stamp_ns, pixels())
+        except UserError as error:
+            self._blame(Fault.IMAGE, str(error))
+            self._answer(stamp_ns, counts=False)
+            return
+        debts, self._debts = self._debts, []
+        serial, agent = self._serial, self._agent
+
+        def job() -> Plan:
+            for debt in debts:
+                debt()
+            return agent.plan(frame)
+
+        self._open, self._opened_s = stamp_ns, time.monotonic()
+        self._busy, self._elapsed = True, 0
+        self._submit(job, lambda plan, error: self._planned(serial, plan, error))
+
+    def _planned(self, serial: int, plan: Plan | None, error: Exception | None) -> None:
+        if serial != self._serial:
+            return
+        self._busy = False
+        if error is not None:
+            self.error = error
+            self._blame(Fault.FAILED, f'{type(error).__name__}: {error}')
+        elif not self._sound(plan):
+            self._blame(Fault.NOT_FINITE)
+        else:
+            self._plan, self._at = plan, self._elapsed
+            if self._open is not None:
+                self.fault, self.detail = None, ''
+            self.count['plans'] += 1
+        if self._open is not None:
+            stamp_ns, self._open = self._open, None
+            self._answer(stamp_ns)
+            self.latencies_s.append(time.monotonic() - self._opened_s)
+        if self._plan is plan and plan is not None:
+            self._on_plan(plan)
+
+    def _sound(self, plan: Plan | None) -> bool:
+        actions = None if plan is None else np.asarray(plan.actions)
+        return (actions is not None and actions.ndim == 2 and len(actions) > 0
+                and actions.shape[1] == self._spec.action_dim and bool(np.isfinite(actions).all()))
+
+    def _answer(self, stamp_ns: int, counts: bool = True) -> None:
+        """Sends the plan's next tick, or the safe action when there is none.
+
+        A tick that doesn't count was to begin a block and couldn't: the next frame tries again,
+        and the history, which would have a hole, begins anew.
+        """
+        self.following = self._plan is not None and self._at < len(self._plan.actions)
+        values = self._safe
+        if self.following:
+            values = self._plan.actions[self._at]
+            clamped = self._spec.clamp(values)
+            if (clamped != values).any():
+                self.count['clamped'] += 1
+            values = clamped
+        elif self.fault is None:
+            self._blame(Fault.USED_UP)
+        self._at += 1
+        self._elapsed += 1
+        if counts:
+            self._phase = (self._phase + 1) % self._agent.frameskip
+            self._debts.append(partial(self._agent.commit, Action(stamp_ns, values)))
+        else:
+            self._debts = [self._agent.reset]
+        self._emit(stamp_ns, values)
+
+    def _blame(self, fault: Fault, detail: str = '') -> None:
+        self.fault, self.detail = fault, detail
+        self.count[fault.name.lower()] += 1
+
+
+def _raise(_: Any, error: Exception | None) -> None:
+    if error is not None:
+        raise error

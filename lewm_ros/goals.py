@@ -1,0 +1,66 @@
+"""Goals: images from a topic, latched or not, reliable or not, or from a file."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+
+from lewm_core.types import UserError
+
+
+class GoalTopic:
+    """Hears a goal image once, whatever its publisher's QoS.
+
+    A latched goal needs a transient-local subscription, which no volatile publisher matches; a
+    reliable one loses no part of a large image, but no best-effort publisher matches it. So there
+    are three, and a publisher that meets several is heard once.
+    """
+
+    def __init__(self, node: Node, topic: str, on_goal: Callable[[Image], None]) -> None:
+        self._node, self._on_goal = node, on_goal
+        self._heard: deque[tuple[Any, ...]] = deque(maxlen=8)
+        reliable, volatile = ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE
+        self._subscriptions = [
+            node.create_subscription(Image, topic, self._hear, QoSProfile(
+                depth=1, reliability=reliability, durability=durability))
+            for reliability, durability in (
+                (reliable, DurabilityPolicy.TRANSIENT_LOCAL), (reliable, volatile),
+                (ReliabilityPolicy.BEST_EFFORT, volatile))]
+
+    def _hear(self, message: Image) -> None:
+        stamp = message.header.stamp
+        key = (stamp.sec, stamp.nanosec, message.width, message.height, hash(bytes(message.data)))
+        # One subscription may lag behind another by a goal. Where nobody fills in the stamp only
+        # the last one is known to be the same, for a picture may well be a goal twice.
+        known = self._heard if stamp.sec or stamp.nanosec else list(self._heard)[-1:]
+        if key not in known:
+            self._heard.append(key)
+            self._on_goal(message)
+
+    def forget(self) -> None:
+        """Nothing; the same image is a new goal when it comes again."""
+        self._heard.clear()
+
+    def close(self) -> None:
+        """Nothing; hears no more goals."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions = []
+
+
+def read_goal(path: str) -> np.ndarray:
+    """The picture (h, w, 3) uint8 RGB in an image file; raises UserError when there is none."""
+    if not Path(path).is_file():
+        raise UserError(f'goal={path!r} is not a file; give the path of a PNG or JPEG image')
+    bgr = cv2.imread(path, cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise UserError(f'goal={path!r} is not an image that OpenCV reads; give a PNG or JPEG')
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)

@@ -1,0 +1,307 @@
+"""The planner node: drives the robot to a goal image, one command for each camera frame."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rclpy.time import Time
+from std_msgs.msg import Header
+from std_srvs.srv import Trigger
+
+from lewm_core.config import PlannerConfig
+from lewm_core.images import prepare
+from lewm_core.types import UserError
+from lewm_ros.decode import decode
+from lewm_ros.drive import Driver, Fault
+from lewm_ros.fields import make_command, stamp_ns
+from lewm_ros.goals import GoalTopic, read_goal
+from lewm_ros.node import ERROR, OK, WARN, ManagedNode, flush, run_node
+from lewm_ros.params import Explicit, declare, option, read
+from lewm_ros.plan_topics import PlanTopics
+from lewm_ros.serving import LATCHED, RELIABLE, camera_qos, check_types, load, serving_spec
+from lewm_ros.steps import Choice, FrameSelector, LiveClock
+from lewm_ros.worker import Worker
+
+
+@dataclass(frozen=True)
+class PlannerParams:
+    """The node's own parameters; those of the search are `planner.*`."""
+
+    checkpoint: str = option('', 'the model: a .safetensors file')
+    robot: str = option('', 'a robot YAML or name that the checkpoint must be for; its topics are '
+                        'used')
+    goal: str = option('', 'an image file to drive to from the start')
+    device: str = option('auto', 'auto, cpu, cuda or cuda:N')
+    dry_run: bool = option(False, 'publish to ~/command_preview alone')
+    plan_deadline_s: float = option(0.0, 'seconds from a frame to its command; 0: one tick',
+                                    0.0, 60.0)
+    reliable_camera: bool = option(False, 'subscribe to the camera reliably')
+    queue_depth: int = option(5, 'camera messages that wait while the node is busy', 1, 10_000)
+
+
+class PlannerNode(ManagedNode):
+    """Each camera frame that becomes a step is answered with one command that echoes its stamp.
+
+    `agent` takes the place of the checkpoint's, for tests and for other planners.
+    """
+
+    def __init__(self, *, agent: Any = None, **kwargs: Any) -> None:
+        super().__init__('planner_node', **kwargs)
+        declare(self, PlannerParams)
+        declare(self, PlannerConfig, 'planner')
+        self._explicit = Explicit(self, lambda: self.configured)
+        self._given = agent
+        self._made: list[Any] = []
+        self._worker: Worker | None = None
+        self._driver: Driver | None = None
+        self._said: tuple[Fault | None, bool] = (None, False)
+
+    # Lifecycle
+    def configure(self) -> None:
+        """Nothing; loads and checks all, warms up and measures, then listens."""
+        self._params = params = read(self, PlannerParams)
+        agent = self._given
+        if agent is None:
+            checkpoint, device = load(params.checkpoint, params.device)
+            from lewm_core.agent import Agent
+            search = self._explicit.fill(checkpoint.planner, 'planner')
+            self._spec = serving_spec(checkpoint.spec, params.robot)
+            agent = Agent(checkpoint, search, device=device)
+        else:
+            self._spec = serving_spec(agent.spec, params.robot)
+        self._camera_class, self._action_class = check_types(self._spec)
+        goal = prepare(read_goal(params.goal), agent.spec.camera) if params.goal else None
+        self._agent = agent
+        self._deadline_s = params.plan_deadline_s or self._spec.tick_s
+        self._warm_s = agent.warm_up()
+        if self._warm_s > self._deadline_s:
+            self.get_logger().warning(
+                f'a plan takes {self._warm_s:.3f} s here, longer than the deadline of '
+                f'{self._deadline_s:.3f} s; plan less (planner.samples, planner.iterations) or '
+                'raise plan_deadline_s')
+        self._listen()
+        if goal is not None:
+            header = Header(stamp=self.get_clock().now().to_msg(), frame_id=params.goal)
+            self._take_goal(goal, header)
+
+    def _listen(self) -> None:
+        spec, params = self._spec, self._params
+        self._worker = Worker(self, 'planner')
+        self._selector = FrameSelector(spec)
+        self._clock_of = LiveClock(has_header=True)
+        self._started_ns: int | None = None
+        self._newest: Any = None
+        self._received_s = time.monotonic()
+        topic = '~/command_preview' if params.dry_run else spec.action.topic
+        self._commands = self._own(self.create_publisher, self._action_class, topic, RELIABLE)
+        self._accepted = self._own(self.create_publisher, Header, '~/goal_accepted', LATCHED)
+        self._plans = PlanTopics(self, spec)
+        self._driver = Driver(self._agent, self._submit, self._publish, self._plans.show)
+        self._goals = GoalTopic(self, 'goal_image', self._on_goal)
+        self._own(self.create_subscription, self._camera_class, spec.camera.topic,
+                  self._on_image, camera_qos(params.reliable_camera, params.queue_depth))
+        if spec.episode_topic is not None:
+            self._own(self.create_subscription, Header, spec.episode_topic, self._on_marker,
+                      RELIABLE)
+        self._own(self.create_service, Trigger, '~/set_goal', self._on_set_goal)
+        self._own(self.create_service, Trigger, '~/clear_goal', self._on_clear_goal)
+        self._deadline = self._own(self.steady_timer, self._deadline_s, self._on_deadline)
+        self._deadline.cancel()
+        self._own(self.steady_timer, min(spec.tick_s, spec.max_age_s), self._on_watchdog)
+
+    def activate(self) -> None:
+        """Nothing; drives if there is a goal, else sends the safe action once."""
+        self._received_s = time.monotonic()
+        self._selector.restart()
+        self._driver.restart()
+        if not self._driver.has_goal:
+            self._driver.halt(self._now_ns())
+
+    def make_safe(self) -> None:
+        """Nothing; the safe action is the last command, and has arrived when this returns."""
+        self._driver.halt(self._now_ns())
+        self._deadline.cancel()
+        flush(self._commands)
+
+    def cleanup(self) -> None:
+        """Nothing; ends the worker and lets go of every topic."""
+        if self._worker is not None and not self._worker.close():
+            self.get_logger().warning('the planning thread is still busy; it is left behind')
+        if self._driver is not None:
+            self._goals.close()
+            self._plans.close()
+        for made in reversed(self._made):
+            made()
+        self._made.clear()
+        self._worker = self._driver = self._agent = None
+
+    def _own(self, create: Any, *args: Any) -> Any:
+        """What `create(*args)` makes, to be destroyed at cleanup."""
+        made = create(*args)
+        kind = {'create_publisher': self.destroy_publisher, 'steady_timer': self.destroy_timer,
+                'create_subscription': self.destroy_subscription,
+                'create_service': self.destroy_service}[create.__name__]
+        self._made.append(lambda: kind(made))
+        return made
+
+    # Frames to commands
+    def _on_image(self, message: Any, info: Any) -> None:
+        self._received_s = time.monotonic()
+        stamp = self._clock_of.stamp('camera', stamp_ns(message), info['source_timestamp'])
+        if stamp is None:
+            return
+        choice = self._selector.offer(stamp)
+        if choice is Choice.SKIP:
+            return
+        self._newest = message
+        if choice is Choice.START:
+            self._started_ns = stamp
+        if not self.active:
+            return
+        self._driver.frame(stamp, choice is Choice.START, lambda: self._pixels(message))
+        if self._driver.waiting:
+            self._deadline.reset()
+        self._say_fault()
+
+    def _pixels(self, message: Any) -> np.ndarray:
+        return prepare(decode(message), self._agent.spec.camera)
+
+    def _submit(self, job: Any, done: Any) -> None:
+        def ended(result: Any, error: Exception | None) -> None:
+            done(result, error)
+            self._say_fault()
+
+        self._worker.submit(job, ended)
+
+    def _publish(self, stamp: int, values: np.ndarray) -> None:
+        if not self._driver.waiting:
+            self._deadline.cancel()
+        self._commands.publish(make_command(self._action_class, self._spec, values, stamp))
+
+    def _on_deadline(self) -> None:
+        self._deadline.cancel()
+        self._driver.late()
+        self._say_fault()
+
+    def _on_watchdog(self) -> None:
+        """A camera that has gone: steady clock from receipt, for a paused /clock stops others."""
+        if not self.active or not self._driver.has_goal or self._driver.waiting:
+            return
+        age = time.monotonic() - self._received_s
+        if age > self._spec.max_age_s:
+            self._driver.stale(self._now_ns(), f'no image on {self._spec.camera.topic!r} for '
+                               f'{age:.1f} s, at most {self._spec.max_age_s:g} s is allowed')
+            self._say_fault()
+
+    def _on_marker(self, message: Header) -> None:
+        stamp = stamp_ns(message)
+        if stamp != self._started_ns:  # else its frame came first, and has begun the episode
+            self._selector.marker(stamp)
+
+    # Goals
+    def _on_goal(self, message: Any) -> None:
+        try:
+            self._take_goal(self._pixels(message), message.header)
+        except UserError as error:
+            self._driver.count['goals_refused'] += 1
+            self.get_logger().error(f'goal refused, the former one stays: {error}')
+
+    def _take_goal(self, pixels: np.ndarray, header: Header) -> None:
+        def done(error: Exception | None) -> None:
+            if error is not None:
+                self._driver.count['goals_refused'] += 1
+                self.report(error, 'goal refused, the former one stays')
+                return
+            self._driver.count['goals'] += 1
+            self._received_s = time.monotonic()
+            self._accepted.publish(header)
+
+        self._driver.set_goal(pixels, done)
+
+    def _on_set_goal(self, _: Any, answer: Trigger.Response) -> Trigger.Response:
+        age = time.monotonic() - self._received_s
+        if self._newest is None or age > self._spec.max_age_s:
+            answer.message = (f'no image on {self._spec.camera.topic!r} for {age:.1f} s; start '
+                              'the camera, then set the goal again')
+            return answer
+        try:
+            self._take_goal(self._pixels(self._newest), self._newest.header)
+        except UserError as error:
+            answer.message = str(error)
+            return answer
+        answer.success = True
+        answer.message = f'the goal is the image stamped {stamp_ns(self._newest) / 1e9:.3f} s'
+        return answer
+
+    def _on_clear_goal(self, _: Any, answer: Trigger.Response) -> Trigger.Response:
+        answer.success = True
+        answer.message = 'there is no goal now' if self._driver.has_goal else 'there was no goal'
+        self._goals.forget()
+        self._driver.clear_goal()
+        if self.active:
+            self._driver.halt(self._now_ns())
+        return answer
+
+    # What is said about it
+    def _now_ns(self) -> int:
+        now: Time = self.get_clock().now()
+        return now.nanoseconds
+
+    def _say_fault(self) -> None:
+        """Nothing; logs and publishes a change of what is wrong, at once and once."""
+        said = (self._driver.fault, self._driver.following)
+        if said == self._said:
+            return
+        before, self._said = self._said, said
+        if said[0] is not None:
+            self.get_logger().warning(self._sentence(), throttle_duration_sec=1.0)
+        if said[0] is Fault.FAILED:
+            self.report(self._driver.error, 'planning failed')
+        if said[0] is not None or before[0] is not None:
+            self.publish_diagnostics()
+
+    def _sentence(self) -> str:
+        driver = self._driver
+        if not self.active:
+            return 'inactive'
+        if not driver.has_goal:
+            return 'no goal: silent'
+        if driver.fault is None:
+            return 'driving to the goal' + (' (dry run)' if self._params.dry_run else '')
+        sent = 'the previous plan goes on' if driver.following else 'the safe action is sent'
+        detail = f' ({driver.detail})' if driver.detail else ''
+        return f'{driver.fault.value}{detail}: {sent}'
+
+    def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
+        """What is driven by, what is wrong, how often it was, and how long plans take."""
+        driver = self._driver
+        if driver is None:
+            return super().diagnose()
+        faulty = self.active and driver.has_goal and driver.fault is not None
+        level = OK if not faulty else WARN if driver.following else ERROR
+        names = ('frames', 'plans', 'clamped', 'goals', 'goals_refused',
+                 *(fault.name.lower() for fault in Fault))
+        values: dict[str, Any] = {'robot': self._spec.name, 'goal': driver.has_goal,
+                                  'deadline_ms': 1e3 * self._deadline_s,
+                                  'warm_up_ms': 1e3 * self._warm_s}
+        values.update({name: driver.count[name] for name in names})
+        taken = np.array(driver.latencies_s) * 1e3
+        for share in (50, 95):
+            values[f'latency_ms_p{share}'] = (float(np.percentile(taken, share)) if taken.size
+                                              else math.nan)
+        return level, self._sentence(), values
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """The exit code of a planner node run to its end."""
+    return run_node(PlannerNode, args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

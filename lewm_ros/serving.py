@@ -1,0 +1,87 @@
+"""What both serving nodes do first: load the checkpoint and make sure it is for this robot."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+from lewm_core.paths import load_robot
+from lewm_core.robot import RobotSpec
+from lewm_core.types import UserError
+from lewm_ros.fields import check_fields, message_class
+
+# What `RobotSpec.fingerprint` leaves out: none of it changes a tensor.
+_FREE = {'topic', 'type', 'source_width', 'source_height', 'state', 'episode_topic'}
+
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+RELIABLE = QoSProfile(depth=10)
+
+
+def load(path: str, device: str) -> tuple[Any, Any]:
+    """The Checkpoint at `path` and its torch device ('auto': CUDA where there is one).
+
+    Raises UserError when no path is given, and what `load_checkpoint` raises.
+    """
+    if not path:
+        raise UserError("parameter checkpoint is '', but the path of a .safetensors file is "
+                        'expected; give one with -p checkpoint:=PATH')
+    # Here, not above: PyTorch takes a second to import, and a node with a toy needs none.
+    from lewm_core.checkpoint import load_checkpoint
+    from lewm_core.trainer import resolve_device
+    found = resolve_device(device)
+    return load_checkpoint(path, found), found
+
+
+def serving_spec(trained: RobotSpec, robot: str) -> RobotSpec:
+    """The spec to serve: the checkpoint's, with the topics of `robot` (a YAML or name) if given.
+
+    Raises UserError naming both fingerprints and the first differing key when `robot` is another
+    robot than the one the checkpoint was trained on.
+    """
+    if not robot:
+        return trained
+    local = load_robot(robot)
+    if local.fingerprint() != trained.fingerprint():
+        key, here, there = first_difference(local, trained)
+        raise UserError(f'the checkpoint is for another robot: {robot!r} has fingerprint '
+                        f'{local.fingerprint()} and the checkpoint {trained.fingerprint()}, first '
+                        f'differing in {key} ({here!r} here, {there!r} there); give the robot it '
+                        'was trained on, or train on this one')
+    camera = dataclasses.replace(trained.camera, topic=local.camera.topic, type=local.camera.type)
+    action = dataclasses.replace(trained.action, topic=local.action.topic, type=local.action.type)
+    return dataclasses.replace(trained, cameras=(camera,), action=action, state=local.state,
+                               episode_topic=local.episode_topic)
+
+
+def first_difference(one: RobotSpec, other: RobotSpec) -> tuple[str, Any, Any]:
+    """The dotted name of the first key in which two specs differ for the model, and its values."""
+    return _difference(one.to_dict(), other.to_dict(), '') or ('nothing', None, None)
+
+
+def _difference(one: Any, other: Any, name: str) -> tuple[str, Any, Any] | None:
+    if isinstance(one, dict) and isinstance(other, dict):
+        pairs = [(f'{name}.{key}' if name else key, one.get(key), other.get(key))
+                 for key in one if key not in _FREE]
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        pairs = [(f'{name}[{i}]', a, b) for i, (a, b) in enumerate(zip(one, other))]
+    else:
+        return None if one == other else (name, one, other)
+    for each, a, b in pairs:
+        if (found := _difference(a, b, each)) is not None:
+            return found
+    return None
+
+
+def check_types(spec: RobotSpec) -> tuple[type, type]:
+    """The message classes of the camera and of the action topic; UserError if one can't serve."""
+    camera, action = message_class(spec.camera.type), message_class(spec.action.type)
+    check_fields(action, spec)
+    return camera, action
+
+
+def camera_qos(reliable: bool, depth: int) -> QoSProfile:
+    """Sensor data: best effort, which meets every publisher; reliable when nothing may be lost."""
+    return QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE if reliable
+                      else ReliabilityPolicy.BEST_EFFORT)
