@@ -175,7 +175,7 @@ def _inspect(options: argparse.Namespace) -> int:
         # safetensors: eight bytes of length, then a JSON header
         print(importlib.import_module('lewm_core.inspect').inspect_checkpoint(path))
     else:
-        print(_ros('inspect').inspect_bag(path))
+        print(_ros('inspect_bag').inspect_bag(path))
     return 0
 
 
