@@ -16,6 +16,7 @@ from lewm_core.types import UserError
 
 STORAGE = ('.mcap', '.db3', '.bag')
 _LFS = b'version https://git-lfs'
+_ZSTD = b'\x28\xb5\x2f\xfd'
 # Many a listing is longer than anyone reads; the rest is counted.
 _MOST_TOPICS = 30
 
@@ -54,6 +55,10 @@ class Bag:
                 return
             except Exception as error:  # struct, zstd, sqlite and rosbags each have their own
                 raise _damaged(self.path, error) from None
+            if raw[:4] == _ZSTD:
+                # Compressed message by message, which only a metadata.yaml tells rosbags.
+                raise UserError(f'bag {str(self.path)!r} holds compressed messages; give the '
+                                'directory with its metadata.yaml instead of the file')
             yield connection.topic, log_ns, raw
 
     def message(self, raw: bytes, type: str) -> Any:
@@ -181,6 +186,9 @@ def _check_file(path: Path) -> None:
 
 def _damaged(path: Path, error: Exception, where: str = '') -> UserError:
     reason = ' '.join(str(error).split()).rstrip('.') or type(error).__name__
+    if 'Profile is not ros2' in reason:
+        return UserError(f'bag {str(path)!r} is an mcap file with the messages of another system '
+                         'than ROS 2; give the ROS 1 .bag file, or a ROS 2 recording')
     advice = ('recover it with `mcap recover`' if _holds_mcap(path) else 'repair or copy it anew')
     return UserError(f'bag {str(path)!r} is cut off, damaged or of an unknown kind{where} '
                      f'({reason}); {advice} or record it again')

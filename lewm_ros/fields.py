@@ -166,7 +166,7 @@ def check_paths(message_type: Any, paths: list[str], what: str, typestore: Any =
     """Nothing; raises UserError naming the first of `paths` that is no number of the type."""
     known = field_paths(message_type, typestore)
     for path in paths:
-        if path not in known and not any(_fits(path, pattern) for pattern in known):
+        if not any(_fits(path, pattern) for pattern in known):
             name = message_type if isinstance(message_type, str) else type_name(message_type)
             raise UserError(f'{what} {path!r} is no number of {name}; choose one of '
                             f'{_listing(known)}')
@@ -174,7 +174,9 @@ def check_paths(message_type: Any, paths: list[str], what: str, typestore: Any =
 
 def _fits(path: str, pattern: str) -> bool:
     """Whether `path` is one of the numbers of `pattern` (`a[]`: any index, `a[36]`: below 36)."""
-    if '[' not in pattern or len(_parts(path)) != len(pattern.split('.')):
+    if '[' not in pattern:
+        return path == pattern
+    if len(_parts(path)) != len(pattern.split('.')):
         return False
     for (name, index), part in zip(_parts(path), pattern.split('.')):
         base, _, size = part.partition('[')
