@@ -27,7 +27,7 @@ class SimConfig:
     start_stamp: float = option(1000.0, 'simulation time of the first frame, s', 0.0, 4e9)
     # time
     lockstep: bool = option(True, 'an external driver is waited for: time moves on when a '
-                            'command that echoes the frame\'s stamp has come')
+                            'command with the stamp of the frame has come')
     lockstep_timeout_s: float = option(2.0, 'the longest wait for that command, wall seconds',
                                        1e-3, 3600.0)
     speed: float = option(0.0, 'simulated seconds a wall second; 0: as fast as possible',
@@ -48,13 +48,15 @@ class SimConfig:
     trials: int = option(100, 'tasks to drive', 1, 10**6)
     trial_ticks: int = option(60, 'ticks within which a goal must be reached', 1, 10**6)
     settle_ticks: int = option(10, 'strict success: still there so many ticks later', 0, 10**6)
-    goal_accepted_topic: str = option('planner_node/goal_accepted', 'std_msgs/Header that '
-                                      'echoes a goal image\'s; empty: goals are not waited for')
-    goal_timeout_s: float = option(60.0, 'the longest wait for a goal\'s echo, wall seconds',
+    goal_accepted_topic: str = option('planner_node/goal_accepted', 'std_msgs/Header, '
+                                      'that of the goal image taken; empty: not waited for')
+    goal_timeout_s: float = option(60.0, 'the longest wait for that header, wall seconds',
                                    1e-3, 3600.0)
     # who listens
     wait_for_start: bool = option(False, 'wait for a call of ~/start')
     wait_subscribers: int = option(0, 'readers that each recorded topic waits for', 0, 100)
+    wait_topics: str = option('', 'topics that wait for readers, separated by commas; empty: all '
+                              'that the spec names')
     wait_timeout_s: float = option(60.0, 'the longest wait for readers, wall seconds',
                                    1e-3, 3600.0)
     recorded_topic: str = option('recorder/recorded', 'counts of the recorder that the robot '

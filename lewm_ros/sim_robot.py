@@ -24,7 +24,7 @@ from lewm_ros.sim_drive import Drive
 from lewm_ros.sim_events import COLOUR, COLOUR_END, TELEPORT, Event, schedule
 from lewm_ros.sim_topics import Topics
 from lewm_ros.sim_trials import Goals, key_values, run_trial
-from lewm_ros.sim_world import check_world, make_world, own_policy, unsolved_task
+from lewm_ros.sim_world import check_world, make_world, own_policy
 
 
 class Stopped(Exception):

@@ -91,7 +91,7 @@ class Topics:
         self._send(self._camera, image)
 
     def command(self, stamp_ns: int, values: np.ndarray) -> None:
-        """Nothing; publishes the command that the robot follows, stamped with its frame's stamp."""
+        """Nothing; publishes the command that the robot follows, with its frame's stamp."""
         self._send(self._action, make_command(self._action_class, self._spec, values, stamp_ns))
 
     def marker(self, stamp_ns: int, name: str) -> None:
@@ -130,25 +130,38 @@ class Topics:
         self._published.publish(DiagnosticArray(status=status))
 
     def wait_for_readers(self, spin: Spin) -> None:
-        """Nothing, once every recordable topic has its readers; raises UserError when too late.
+        """Nothing, once the topics have their readers; raises UserError when it takes too long.
 
-        Half a second more is given after that: a writer knows its reader before the reader knows
-        the writer, and what goes out in between is lost to a volatile reader.
+        An external driver in lock-step counts as a reader of the camera whom it makes no sense to
+        start without. Half a second more is given to a recorder: a writer knows its reader before
+        the reader knows the writer, and what goes out in between is lost to a volatile reader.
         """
-        wanted, deadline = self._config.wait_subscribers, _after(self._config.wait_timeout_s)
-        if not wanted:
-            return
-        while lacking := [p for p in self._recordable() if p.get_subscription_count() < wanted]:
+        wanted = {p: self._config.wait_subscribers for p in self._awaited()}
+        if self._config.external and self._config.lockstep:
+            wanted[self._camera] = max(1, wanted.get(self._camera, 0))
+        deadline = _after(self._config.wait_timeout_s)
+        while lacking := [p for p, n in wanted.items() if p.get_subscription_count() < n]:
             if time.monotonic() > deadline:
                 raise UserError(
                     f'topic {lacking[0].topic_name} has {lacking[0].get_subscription_count()} of '
-                    f'wait_subscribers={wanted} readers after {self._config.wait_timeout_s:g} s; '
-                    'start the recorder, or set wait_subscribers:=0')
+                    f'{wanted[lacking[0]]} readers after {self._config.wait_timeout_s:g} s; start '
+                    'whoever reads it first, or correct wait_subscribers and wait_topics')
             spin(0.05)
-        settled = _after(0.5)
+        settled = _after(0.5 if self._config.wait_subscribers else 0.0)
         while time.monotonic() < settled:
             spin(0.05)
         self._before = dict(self._recorded)
+
+    def _awaited(self) -> list[Publisher]:
+        """The publishers whose readers `wait_topics` names; all recordable ones when empty."""
+        names = [name.strip() for name in self._config.wait_topics.split(',') if name.strip()]
+        found = {p.topic_name: p for p in self._recordable()}
+        chosen = [self._node.resolve_topic_name(name) for name in names] or list(found)
+        for name in chosen:
+            if name not in found:
+                raise UserError(f'wait_topics names {name}, which this robot does not publish; '
+                                f'choose among {sorted(found)}')
+        return [found[name] for name in chosen]
 
     def _on_recorded(self, message: DiagnosticArray) -> None:
         for status in message.status:

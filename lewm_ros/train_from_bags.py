@@ -1,4 +1,4 @@
-"""Recorded bags to a trained model: a job that is a node, so that a robot can watch and stop it."""
+"""Recorded bags to a trained model: a job that is a node, so that others can watch and stop it."""
 
 from __future__ import annotations
 

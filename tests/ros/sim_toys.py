@@ -1,4 +1,4 @@
-"""A world small enough to see through: a dot on a line of pixels, one command."""
+"""A world small enough to see through (a dot on a line, one command), and one who listens."""
 
 from __future__ import annotations
 
@@ -9,6 +9,18 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import TwistStamped
+from nav_msgs.msg import Odometry
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from lewm_ros.decode import decode
+from lewm_ros.fields import stamp_ns
+from lewm_ros.sim_robot import SimRobot
 
 SPEC = """
 name: toy
@@ -126,3 +138,72 @@ class Line(gymnasium.Env):
     def line_action(self, goal: float) -> np.ndarray:
         """Straight there."""
         return np.clip(np.array([10 * (goal - self.x)]), -1.0, 1.0)
+
+
+DEEP = QoSProfile(depth=5000)
+LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+TICK_NS = 100_000_000
+
+
+class Ears(Node):
+    """Hears all that the robot says; answers frames by `answer`, goals by their header."""
+
+    def __init__(self, camera: type = Image, answer: Any = None, **kwargs: Any) -> None:
+        super().__init__('ears', **kwargs)
+        self.frames, self.odometry, self.commands, self.markers = [], [], [], []
+        self.events, self.goals, self.clock, self.trials = [], [], [], []
+        self.published: dict[str, int] = {}
+        self.answer = answer
+        add = self.create_subscription
+        add(camera, 'camera/image_raw', self._on_frame, DEEP)
+        add(Odometry, 'odom', self.odometry.append, DEEP)
+        add(Header, 'episode', self.markers.append, DEEP)
+        add(Header, 'sim_robot/event', self.events.append, DEEP)
+        add(Clock, '/clock', self.clock.append, DEEP)
+        add(Image, 'goal_image', self._on_goal, LATCHED)
+        add(DiagnosticArray, 'sim_robot/trial', self._on_trial, LATCHED)
+        add(DiagnosticArray, 'sim_robot/published', self._on_published, LATCHED)
+        if answer is None:
+            add(TwistStamped, 'cmd_vel', self.commands.append, DEEP)
+        self._command = self.create_publisher(TwistStamped, 'cmd_vel', DEEP) if answer else None
+        self._accepted = self.create_publisher(Header, 'planner_node/goal_accepted', LATCHED)
+
+    def _on_frame(self, message: Any) -> None:
+        self.frames.append(message)
+        if self._command is None:
+            return
+        for value, late_ns in self.answer(len(self.frames) - 1, message):
+            command = TwistStamped()
+            stamp = stamp_ns(message) + late_ns
+            command.header.stamp.sec, command.header.stamp.nanosec = divmod(stamp, 10**9)
+            command.twist.linear.x = value
+            self.commands.append(command)
+            self._command.publish(command)
+
+    def _on_goal(self, message: Image) -> None:
+        self.goals.append(message)
+        self._accepted.publish(message.header)
+
+    def _on_trial(self, message: DiagnosticArray) -> None:
+        self.trials += [{v.key: v.value for v in s.values} for s in message.status]
+
+    def _on_published(self, message: DiagnosticArray) -> None:
+        self.published = {s.name: int(s.values[0].value) for s in message.status}
+
+
+def run(host: Any, tmp_path: Path, ears: Ears | None, *, camera: str = 'sensor_msgs/msg/Image',
+        **parameters: Any) -> SimRobot:
+    """The robot after it has come to its end, with all that it said received."""
+    robot = host.add(SimRobot, world=Line(), parameters={
+        'robot': str(write_spec(tmp_path, camera)), 'wait_subscribers': 1,
+        'recorded_topic': '', **parameters})
+    assert host.wait_for(lambda: robot.exit_code is not None, 60)
+    assert robot.exit_code == 0
+    if ears is not None:
+        assert host.wait_for(lambda: len(ears.frames) == robot.drive.ticks)
+    return robot
+
+
+def positions(frames: list[Image]) -> list[int]:
+    """The dot's column in each picture."""
+    return [int(decode(f)[0].any(axis=-1).argmax()) for f in frames]
