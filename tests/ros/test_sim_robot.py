@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -171,3 +173,49 @@ def test_a_compressed_camera_loses_nothing(host, tmp_path):
     robot = run(host, tmp_path, ears, camera='sensor_msgs/msg/CompressedImage', frames=5,
                 policy='hold')
     assert (decode(ears.frames[-1]) == robot.world.render()).all()
+
+
+def test_the_robot_runs_ahead_of_its_recorder_by_less_than_the_depth_of_its_queues(
+        host, tmp_path):
+    ears = host.add(Ears)
+    counts = host.call(lambda: ears.create_publisher(DiagnosticArray, 'counts', LATCHED))
+
+    def count(n: int) -> None:
+        status = [DiagnosticStatus(name=name, values=[KeyValue(key='count', value=str(n))])
+                  for name in ('/camera/image_raw', '/odom', '/cmd_vel', '/episode')]
+        host.call(lambda: counts.publish(DiagnosticArray(status=status)))
+
+    count(0)
+    robot = host.add(SimRobot, world=Line(), parameters={
+        'robot': str(write_spec(tmp_path)), 'wait_subscribers': 1, 'frames': 1000,
+        'recorded_topic': 'counts', 'queue_depth': 200})
+    assert host.wait_for(lambda: len(ears.frames) >= 200)
+    assert robot.drive.ticks == 200
+    count(200)
+    assert host.wait_for(lambda: len(ears.frames) >= 400)
+    assert robot.drive.ticks == 400
+    count(1000)
+    assert host.wait_for(lambda: robot.exit_code == 0)
+
+
+def test_an_external_driver_of_a_drive_is_given_goals_on_the_way(host, tmp_path):
+    ears = host.add(Ears, answer=lambda k, _: [(0.1, 0)])
+    robot = run(host, tmp_path, ears, policy='external', frames=50, goal_ticks=20)
+    assert len(ears.goals) == 3 and robot.drive.timeouts == 0
+    assert {decode(goal).shape for goal in ears.goals} == {(16, 16, 3)}
+
+
+def test_a_process_ends_cleanly_on_a_signal_and_says_what_was_wrong_with_a_parameter(
+        host, child_environment, tmp_path):
+    def start(*given: str) -> subprocess.Popen:
+        return subprocess.Popen([sys.executable, '-m', 'lewm_ros.sim_robot', '--ros-args', *given],
+                                env=child_environment, stderr=subprocess.PIPE, text=True)
+    ears = host.add(Ears)
+    child = start('-p', 'robot:=two_room', '-p', 'frames:=0', '-p', 'speed:=5.0')
+    assert host.wait_for(lambda: len(ears.frames) > 3, 30)
+    child.send_signal(signal.SIGINT)
+    assert 'Traceback' not in child.communicate(timeout=30)[1]
+    assert child.returncode == 0
+    child = start('-p', 'robot:=three_room')
+    error = child.communicate(timeout=30)[1]
+    assert child.returncode == 1 and 'three_room' in error and 'Traceback' not in error

@@ -158,5 +158,5 @@ def test_a_spec_that_is_not_the_worlds_is_refused(host, tmp_path, old, new, word
     path.write_text(text)
     RobotSpec.load(path)
     with pytest.raises(UserError, match=words):
-        host.add(SimRobot, world=Line(), parameters={'robot': str(path),
-                                                              'policy': 'external'})
+        host.add(SimRobot, world=Line(),
+                 parameters={'robot': str(path), 'policy': 'external'})
