@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from lewm_core.config import DataConfig
+from lewm_core.config import DataConfig, config_from_dict
 from lewm_core.robot import RobotSpec
 from lewm_core.types import UserError
 
@@ -157,7 +157,8 @@ def _read(cls: type, path: Path, f: h5py.File, spec: RobotSpec | None) -> Datase
     elif spec is None:
         raise UserError(f'dataset {str(path)!r} holds no robot spec; give one with robot=YAML')
     count = len(f['ep_len'])
-    data = DataConfig(**json.loads(f.attrs['data'])) if 'data' in f.attrs else None
+    data = config_from_dict(DataConfig, json.loads(f.attrs['data']), f'dataset {str(path)!r}: data'
+                            ) if 'data' in f.attrs else None
     if 'ep_split' in f['ep_len'].attrs:
         split = f['ep_len'].attrs['ep_split'].astype(np.int8)
     else:

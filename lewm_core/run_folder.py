@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +45,10 @@ class Settings:
 
 
 class RunFolder:
-    """`output` with model.safetensors, trainer.pt, metrics.jsonl, config.json, tensorboard/."""
+    """`output` with model.safetensors, trainer.pt, metrics.jsonl, config.json, tensorboard/.
+
+    A context manager: inside it no other process can train in the same folder.
+    """
 
     def __init__(self, output: str | Path, settings: Settings, dataset: Dataset) -> None:
         self.path = Path(output)
@@ -53,9 +58,26 @@ class RunFolder:
         self.config = self.path / 'config.json'
         self.tensorboard = self.path / 'tensorboard'
         self._settings = settings.to_dict(dataset)
+        self._lock: int | None = None
+
+    def __enter__(self) -> RunFolder:
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise UserError(f'another process is training in {str(self.path)!r}; wait for it, '
+                            'stop it, or give another output') from None
+        except OSError:  # a file system without locks
+            pass
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        os.close(self._lock)
 
     def open(self, resume: bool, overwrite: bool) -> dict[str, Any] | None:
-        """The trainer state to go on from, or None for a fresh run; claims the folder.
+        """The trainer state to go on from, or None for a fresh run.
 
         Raises UserError when a finished run is there, when an unfinished one may not be resumed
         or was started with other settings, and when its state cannot be read.

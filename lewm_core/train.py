@@ -45,15 +45,15 @@ def train(dataset: Dataset, model_config: ModelConfig, data_config: DataConfig,
     dataset = dataset.with_split(data_config)
     with _quiet_process(train_config.threads):
         trainer = Trainer(dataset, model_config, train_config)
-        folder = RunFolder(output, settings, dataset)
-        state = folder.open(resume, overwrite)
-        if state is not None:
-            trainer.load(state)
-            log.info('resuming %s from step %d of %d', folder.path, trainer.done,
-                     train_config.steps)
-        with EventLog(folder.tensorboard, trainer.done, train_config.tensorboard) as events:
-            stopped = _loop(trainer, folder, events, on_progress, should_stop)
-        return _finish(trainer, folder, settings, dataset, stopped)
+        with RunFolder(output, settings, dataset) as folder:
+            state = folder.open(resume, overwrite)
+            if state is not None:
+                trainer.load(state)
+                log.info('resuming %s from step %d of %d', folder.path, trainer.done,
+                         train_config.steps)
+            with EventLog(folder.tensorboard, trainer.done, train_config.tensorboard) as events:
+                stopped = _loop(trainer, folder, events, on_progress, should_stop)
+            return _finish(trainer, folder, settings, dataset, stopped)
 
 
 def _loop(trainer: Trainer, folder: RunFolder, events: EventLog,

@@ -183,6 +183,15 @@ def test_an_unfinished_run_is_not_started_afresh_by_accident(recording, toy_mode
         train(recording, toy_model, DataConfig(), QUICK, tmp_path, resume=False)
 
 
+def test_two_runs_never_write_to_one_folder(recording, toy_model, tmp_path):
+    def second(progress):
+        with pytest.raises(UserError, match='another process is training in'):
+            train(recording, toy_model, DataConfig(), QUICK, tmp_path)
+
+    train(recording, toy_model, DataConfig(), dataclasses.replace(QUICK, steps=2), tmp_path,
+          on_progress=second)
+
+
 def test_a_damaged_trainer_state_is_a_user_error(recording, toy_model, tmp_path):
     train(recording, toy_model, DataConfig(), QUICK, tmp_path, should_stop=stop_after(3))
     whole = (tmp_path / 'trainer.pt').read_bytes()
