@@ -48,7 +48,8 @@ $(VENV)/.created:
 
 $(VENV)/.installed: requirements.txt setup.py setup.cfg | $(VENV)/.created
 	$(RUN) -m pip install -q --disable-pip-version-check -r requirements.txt
-	$(RUN) -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(RUN) -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation \
+	  --use-pep517 -e .
 	@touch $@
 
 $(VENV)/.installed-test: requirements-test.txt $(VENV)/.installed

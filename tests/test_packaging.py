@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PARTS = ('setup.py', 'setup.cfg', 'MANIFEST.in', 'package.xml', 'LICENSE', 'resource', 'launch',
          'config', 'lewm_core', 'lewm_ros')
 EXECUTABLES = {'lewm', 'planner_node', 'surprise_node', 'train_from_bags', 'sim_robot', 'recorder'}
+# Without a network. Older pips would else run setup.py, which puts executables where colcon does.
+BUILD = ('--no-deps', '--no-build-isolation', '--use-pep517')
 # Where the package lies, which configuration it finds, and that a job composes from it.
 ASK = ('import lewm_core.paths as p, lewm_core.compose as c; '
        "print(p.__file__); print(p.config_dir()); c.compose('demo', ['planner=reference'])")
@@ -46,7 +48,7 @@ def wheel(tmp_path_factory):
     """A wheel built from a copy of the sources."""
     source = copy_to(tmp_path_factory.mktemp('source') / 'lewm_ros')
     folder = tmp_path_factory.mktemp('wheel')
-    pip('wheel', '--no-deps', '--no-build-isolation', '-q', '-w', folder, source, cwd=source)
+    pip('wheel', '-q', *BUILD, '-w', folder, source, cwd=source)
     (made,) = folder.glob('*.whl')
     return made
 
@@ -112,8 +114,8 @@ def test_a_wheel_in_a_plain_folder_finds_its_configuration(wheel, tmp_path):
 
 def test_an_editable_install_uses_the_checkout(environment, tmp_path):
     source = copy_to(tmp_path / 'checkout')
-    pip('--python', environment / 'bin' / 'python', 'install', '-q', '--no-deps',
-        '--no-build-isolation', '-e', source, cwd=tmp_path)
+    pip('--python', environment / 'bin' / 'python', 'install', '-q', *BUILD, '-e', source,
+        cwd=tmp_path)
     package, config = ask(environment / 'bin' / 'python', tmp_path)
     assert package == source / 'lewm_core'
     assert config == source / 'config'
