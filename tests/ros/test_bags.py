@@ -1,0 +1,302 @@
+"""Bags to datasets: the pairing of frames and actions, episodes, clocks, and live parity."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from bag_toys import (LOG, START, STORE, TICK, S, T, bag_image, command, drive, header, picture,
+                      twist, with_latency, write_bag)
+from rclpy.serialization import deserialize_message
+from rosbags.rosbag2 import StoragePlugin
+
+from lewm_core.data import Dataset
+from lewm_core.images import prepare
+from lewm_core.robot import RobotSpec
+from lewm_core.types import UserError
+from lewm_ros.bag_reader import open_bag
+from lewm_ros.bags import ConversionStopped, convert
+from lewm_ros.decode import decode
+from lewm_ros.fields import get_action, message_class, stamp_ns
+from lewm_ros.steps import LiveClock, StepBuilder
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def without(spec, *keys, **changes):
+    """The spec without some of its optional parts, and with other values."""
+    tree = {**spec.to_dict(), **changes}
+    for key in keys:
+        tree.pop(key)
+    return RobotSpec.from_dict(tree)
+
+
+def converted(tmp_path, messages, spec, **kwargs):
+    """The report and the columns of the dataset made of one bag."""
+    bag = write_bag(tmp_path / 'bag', messages)
+    report = convert([bag], spec, tmp_path / 'data.h5', **kwargs)
+    with h5py.File(report.output) as file:
+        return report, {key: file[key][:] for key in file}
+
+
+@pytest.mark.parametrize('delay_ms, latency_s', [(60, 0.0), (0, 0.0), (0, 0.05)])
+def test_row_k_of_the_dataset_holds_frame_k_and_the_action_that_answers_it(
+        tmp_path, two_room, delay_ms, latency_s):
+    spec = with_latency(two_room, latency_s=latency_s)
+    report, data = converted(tmp_path, drive(40, 2, delay_ms * 1_000_000), spec)
+    assert (report.frames, report.episodes, report.dropped_frames) == (80, 2, 0)
+    assert data['ep_len'].tolist() == [40, 40] and data['ep_offset'].tolist() == [0, 40]
+    for k in range(80):
+        np.testing.assert_array_equal(data['pixels'][k], picture(k))
+    expected = np.arange(80, dtype=np.float32) / 1000
+    expected[[39, 79]] = np.nan  # no frame follows them
+    np.testing.assert_array_equal(data['action'][:, 0], expected)
+    np.testing.assert_array_equal(data['x'], np.arange(80.0))
+    assert data['stamp_ns'][:2].tolist() == [START, START + TICK]
+
+
+def test_the_dataset_opens_with_the_spec_and_gives_windows(tmp_path, two_room):
+    report, _ = converted(tmp_path, drive(40, 4), two_room)
+    dataset = Dataset.open(report.output)
+    assert dataset.spec == two_room and len(dataset) == 160
+    assert report.summary().startswith('160 frames in 4 episodes from 160 images')
+
+
+@pytest.mark.parametrize('storage', [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
+def test_a_directory_and_the_file_in_it_give_the_same(tmp_path, two_room, storage):
+    bag = write_bag(tmp_path / 'bag', drive(20), storage=storage)
+    (file,) = (p for p in bag.iterdir() if p.suffix in ('.mcap', '.db3'))
+    reports = [convert([path], two_room, tmp_path / f'{i}.h5')
+               for i, path in enumerate((bag, file))]
+    assert [r.frames for r in reports] == [20, 20]
+    (bag / 'metadata.yaml').unlink()
+    assert convert([bag], two_room, tmp_path / '2.h5').frames == 20
+
+
+def test_several_bags_are_one_dataset_and_a_folder_of_bags_stands_for_them(tmp_path, two_room):
+    for i in range(3):
+        write_bag(tmp_path / 'bags' / f'drive_{i}', drive(20, start=START + i * 100 * S))
+    report = convert([tmp_path / 'bags'], two_room, tmp_path / 'a.h5')
+    assert (report.frames, report.episodes) == (60, 3)
+    again = convert(sorted((tmp_path / 'bags').iterdir())[:2], two_room, tmp_path / 'b.h5')
+    assert (again.frames, again.clocks) == (40, ('header', 'header'))
+
+
+def test_commands_without_header_put_everything_on_the_log_clock(tmp_path, two_room):
+    spec = without(with_latency(two_room, type='geometry_msgs/msg/Twist', latency_s=0.0, fields=[
+        {'path': f'linear.{axis}', 'min': -0.4, 'max': 0.4} for axis in 'xy']),
+        'state', 'episode_topic')
+    messages = []
+    for k in range(30):
+        # The camera's own clock is years away, and faster than the recorder's.
+        messages.append(('/camera/image_raw', LOG + k * TICK, bag_image(S + k * S, picture(k))))
+        messages.append(('/cmd_vel', LOG + k * TICK + TICK // 2, twist(k / 1000)))
+    report, data = converted(tmp_path, messages, spec)
+    assert report.clocks == ('log',) and report.episodes == 1
+    np.testing.assert_array_equal(data['action'][:-1, 0], np.arange(29, dtype=np.float32) / 1000)
+    assert data['stamp_ns'][0] == LOG
+
+
+def test_a_few_messages_without_stamp_are_left_out_and_counted(tmp_path, two_room):
+    messages = drive(40)
+    messages.append(('/cmd_vel', LOG + 5 * TICK, command(0, 0.39)))
+    messages.append(('/camera/image_raw', LOG + 5 * TICK, bag_image(0, picture(249))))
+    report, data = converted(tmp_path, sorted(messages, key=lambda m: m[1]), two_room)
+    assert (report.frames, report.unstamped, report.clocks) == (40, 2, ('header',))
+    assert data['action'][5, 0] == np.float32(0.005)
+
+
+def test_the_order_in_the_bag_does_not_matter_where_header_stamps_say_it(tmp_path, two_room):
+    # After a stall the recorder got all commands at once, long after the frames they answer.
+    messages = [(topic, LOG + 100 * S + log if topic == '/cmd_vel' else log, m)
+                for topic, log, m in drive(40)]
+    _, data = converted(tmp_path, sorted(messages, key=lambda m: m[1]), two_room)
+    np.testing.assert_array_equal(data['action'][:-1, 0], np.arange(39, dtype=np.float32) / 1000)
+
+
+def test_a_simulator_that_starts_again_cuts_the_episode_and_keeps_the_pairing(tmp_path, two_room):
+    again = drive(30, log=LOG + 50 * S)
+    report, data = converted(tmp_path, drive(40) + again, two_room)
+    assert data['ep_len'].tolist() == [40, 30]
+    expected = np.concatenate([np.arange(40), np.arange(30)]).astype(np.float32) / 1000
+    expected[[39, 69]] = np.nan
+    np.testing.assert_array_equal(data['action'][:, 0], expected)
+    assert report.timeouts == 0
+
+
+def test_episodes_shorter_than_a_window_are_dropped_and_counted(tmp_path, two_room):
+    messages = drive(20) + drive(15, start=START + 50 * S, log=LOG + 50 * S)
+    report, data = converted(tmp_path, messages, two_room)
+    assert (report.frames, report.dropped_episodes, report.dropped_frames) == (20, 1, 15)
+    assert len(data['pixels']) == 20
+
+
+def test_frames_between_ticks_are_left_out_and_counted(tmp_path, two_room):
+    messages = drive(40)
+    extra = [('/camera/image_raw', log + TICK // 2, bag_image(START + k * TICK + TICK // 2,
+                                                              picture(200)))
+             for k, log in enumerate(log for topic, log, _ in messages if 'camera' in topic)]
+    report, data = converted(tmp_path, sorted(messages + extra, key=lambda m: m[1]), two_room)
+    assert (report.frames, report.skipped_frames, report.images) == (40, 40, 80)
+    assert not (data['pixels'][:, -1, -1, 0] == 200).any()
+
+
+def test_a_state_is_the_nearest_one_and_nan_where_none_is_near(tmp_path, two_room):
+    messages = [m for m in drive(40) if m[0] != '/odom' or m[2].header.stamp.sec < START // S + 2]
+    _, data = converted(tmp_path, messages, two_room)
+    np.testing.assert_array_equal(data['x'][:20], np.arange(20.0))
+    assert np.isnan(data['x'][25:]).all()
+
+
+def test_an_open_source_size_is_filled_in_from_the_first_image(tmp_path, two_room):
+    camera = {**two_room.to_dict()['cameras'][0], 'source_width': None, 'source_height': None,
+              'crop': [8, 0, 80, 80]}
+    spec = without(two_room, cameras=[camera])
+    messages = [(topic, log, bag_image(stamp_ns(m), picture(k, 96)) if 'camera' in topic else m)
+                for k, (topic, log, m) in enumerate(drive(20))]
+    report, data = converted(tmp_path, messages, spec)
+    assert (report.spec.camera.source_width, report.spec.camera.source_height) == (96, 96)
+    assert Dataset.open(report.output).spec == report.spec
+    assert data['pixels'].shape == (20, 64, 64, 3)
+
+
+def test_a_namespaced_recording_is_found_by_the_relative_topic(tmp_path, two_room):
+    messages = [(f'/robot_1{topic}', log, m) for topic, log, m in drive(20)]
+    assert converted(tmp_path, messages, two_room)[0].frames == 20
+
+
+def test_progress_reaches_the_total_and_stopping_leaves_nothing(tmp_path, two_room):
+    bag = write_bag(tmp_path / 'bag', drive(40, 6))
+    heard = []
+    convert([bag], two_room, tmp_path / 'data.h5', on_progress=lambda *p: heard.append(p))
+    assert heard == [(100, 240), (200, 240), (240, 240)]
+    asked = iter([False] * 50)
+    with pytest.raises(ConversionStopped):
+        convert([bag], two_room, tmp_path / 'other.h5', should_stop=lambda: next(asked, True))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['bag', 'data.h5']
+
+
+def test_a_conversion_that_is_killed_leaves_no_finished_file_and_can_be_repeated(
+        tmp_path, two_room):
+    bag = write_bag(tmp_path / 'bag', drive(40, 3))
+    code = f'''
+import os, signal
+from lewm_core.robot import RobotSpec
+from lewm_ros.bags import convert
+spec = RobotSpec.load({str(ROOT / 'config/robot/two_room.yaml')!r})
+convert([{str(bag)!r}], spec, {str(tmp_path / 'data.h5')!r},
+        on_progress=lambda done, total: os.kill(os.getpid(), signal.SIGKILL))
+'''
+    found = subprocess.run([sys.executable, '-c', code], cwd=ROOT, timeout=120)
+    assert found.returncode == -9
+    assert not (tmp_path / 'data.h5').exists()
+    assert convert([bag], two_room, tmp_path / 'data.h5').frames == 120
+
+
+def test_a_long_episode_waits_in_a_file_without_name(tmp_path, two_room, monkeypatch):
+    monkeypatch.setattr('lewm_ros.bags._IN_MEMORY', 1000)
+    _, data = converted(tmp_path, drive(40), two_room)
+    np.testing.assert_array_equal(data['pixels'][39], picture(39))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['bag', 'data.h5']
+
+
+def untidy_drive(rng):
+    """A mosaic camera at 30 Hz with jitter, losses and gaps; commands at 23 Hz that cease."""
+    messages, log = [], LOG
+    frames = START + np.cumsum(rng.choice([1, 1, 1, 1, 2, 25], 700) * S // 30
+                               + rng.integers(0, S // 200, 700))
+    commands = START + np.cumsum(rng.choice([1, 1, 1, 30], 1800, p=[0.4, 0.3, 0.29, 0.01])
+                                 * S // 23)
+    for k, stamp in enumerate(frames):
+        mosaic = rng.integers(0, 256, (60, 80), np.uint8)
+        messages.append((int(stamp), '/camera/image_raw', bag_image(int(stamp), mosaic,
+                                                                    'bayer_grbg8')))
+        if k % 250 == 100:
+            messages.append((int(stamp) - 1, '/episode', header(int(stamp))))
+    messages += [(int(t), '/cmd_vel', command(int(t), *rng.uniform(-0.4, 0.4, 2)))
+                 for t in commands]
+    return [(topic, log + stamp - START, m) for stamp, topic, m
+            in sorted(messages, key=lambda m: m[0])]
+
+
+@pytest.mark.parametrize('on_timeout', ['safe', 'drop'])
+def test_a_recording_gives_the_same_frames_and_actions_live_and_converted(
+        tmp_path, two_room, on_timeout):
+    camera = {**two_room.to_dict()['cameras'][0], 'source_width': 80, 'source_height': 60,
+              'crop': [10, 0, 60, 60]}
+    spec = without(with_latency(two_room, on_timeout=on_timeout), 'state', cameras=[camera])
+    messages = untidy_drive(np.random.default_rng(3))
+    report, data = converted(tmp_path, messages, spec, window=2)
+    live = live_steps(spec, messages)
+    rows = {int(stamp): row for row, stamp in enumerate(data['stamp_ns'])}
+    starts = {int(data['stamp_ns'][offset]) for offset in data['ep_offset']}
+    lone, compared = 0, 0
+    for before, step in zip([None, *live], live):
+        if step.stamp_ns not in rows:
+            lone += 1  # an episode of one frame, which has no action
+            continue
+        row = rows[step.stamp_ns]
+        np.testing.assert_array_equal(data['pixels'][row], step.payload)
+        assert step.new_episode == (step.stamp_ns in starts)
+        if not step.new_episode:
+            assert rows[before.stamp_ns] == row - 1
+            np.testing.assert_array_equal(data['action'][row - 1],
+                                          step.action.astype(np.float32))
+            compared += 1
+    assert lone == report.dropped_frames and len(live) - lone == report.frames
+    assert compared > 150 and len(starts) > 5
+
+
+def live_steps(spec, messages):
+    """The steps a live node makes of the messages as rclpy gives them, in order of publication."""
+    clock, builder, steps = LiveClock(has_header=True), StepBuilder(spec), []
+    for topic, log, bag_message in messages:
+        kind = bag_message.__msgtype__
+        message = deserialize_message(bytes(STORE.serialize_cdr(bag_message, kind)),
+                                      message_class(kind))
+        stamp = clock.stamp(topic, stamp_ns(message), log)
+        if topic == '/episode':
+            steps += builder.marker(stamp)
+        elif topic == '/cmd_vel':
+            steps += builder.command(stamp, get_action(message, spec))
+        else:
+            steps += builder.frame(stamp, prepare(decode(message), spec.camera))
+    return steps + builder.flush()
+
+
+@pytest.mark.skipif('LEWM_PUBLIC_BAGS' not in os.environ,
+                    reason='LEWM_PUBLIC_BAGS names no folder of public bags')
+def test_real_bags_of_others_are_read_as_far_as_they_go(two_room, tmp_path):
+    bags = Path(os.environ['LEWM_PUBLIC_BAGS'])
+    for path, topic, shape in ((bags / 'tiny_dvs', '/dvs/image_raw', (260, 346, 3)),
+                               (bags / 'soccer_goal_piece', '/camera/image_raw', (480, 640, 3))):
+        file = path if (path / 'metadata.yaml').exists() else next(path.glob('*.bag'))
+        with open_bag(file) as bag:
+            _, log, raw = next(bag.messages([topic]))
+            message = bag.message(raw, 'sensor_msgs/msg/Image')
+            assert decode(message).shape == shape
+            assert bag.header_ns(raw) == stamp_ns(message) > 0
+    spec = without(two_room, 'state', 'episode_topic')
+    with pytest.raises(UserError, match='has 2 images on .* but no commands'):
+        convert([bags / 'soccer_goal_piece'], spec, tmp_path / 'data.h5')
+
+
+def test_images_as_jpeg_files_are_converted(tmp_path, two_room):
+    import cv2
+    camera = {**two_room.to_dict()['cameras'][0], 'type': 'sensor_msgs/msg/CompressedImage',
+              'topic': 'camera/image_raw/compressed'}
+    spec = without(two_room, 'state', cameras=[camera])
+    kind, messages = T['sensor_msgs/msg/CompressedImage'], []
+    for topic, log, m in drive(20):
+        if 'camera' in topic:
+            flat = np.full((64, 64, 3), (30, 90, 200), np.uint8)
+            data = cv2.imencode('.jpg', flat[..., ::-1])[1].ravel()
+            topic, m = f'{topic}/compressed', kind(m.header, 'jpg', data)
+        messages.append((topic, log, m))
+    _, data = converted(tmp_path, messages, spec)
+    assert np.abs(data['pixels'].astype(int) - [30, 90, 200]).max() <= 4
