@@ -129,7 +129,7 @@ class WorldModel(LatentDynamics):
         lead = pixels.shape[:-3]
         x = pixels.reshape(-1, size, size, 3).permute(0, 3, 1, 2).to(self.pixel_scale.dtype)
         x = torch.addcmul(self.pixel_shift, x, self.pixel_scale)
-        return self.projector(self.encoder(x)).float().unflatten(0, lead)
+        return self.projector(self.encoder(x)).float().view(*lead, -1)
 
     def embed_actions(self, blocks: Tensor) -> Tensor:
         """The embeddings (..., E) of action blocks (..., F, A) in robot units."""

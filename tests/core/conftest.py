@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from lewm_core.config import ModelConfig
 from lewm_core.data import Dataset, DatasetWriter
+from lewm_core.model import WorldModel
 from lewm_core.robot import ActionField, ActionSpec, Camera, RobotSpec, StateField, StateSpec
 
 SIZE = 16
@@ -81,3 +84,18 @@ def toy_model() -> ModelConfig:
                        predictor_depth=1, predictor_width=32, predictor_heads=2,
                        predictor_head_dim=16, predictor_mlp=64, dropout=0.1,
                        sigreg_projections=64)
+
+
+@pytest.fixture
+def small_model_with(robot: RobotSpec, toy_model: ModelConfig) -> Callable[..., WorldModel]:
+    """Builds an untrained model for the toy robot: `small_model_with(history=2)`."""
+    def make(**changes: object) -> WorldModel:
+        torch.manual_seed(0)
+        return WorldModel(dataclasses.replace(toy_model, **changes), robot)
+    return make
+
+
+@pytest.fixture
+def small_model(small_model_with: Callable[..., WorldModel]) -> WorldModel:
+    """An untrained model for the toy robot."""
+    return small_model_with()
