@@ -62,7 +62,10 @@ def descriptor(f: dataclasses.Field, kind: type) -> ParameterDescriptor:
 
 
 def read(node: Node, config: type, prefix: str = '') -> Any:
-    """An instance of the dataclass `config` from the node's parameters; UserError if one is bad."""
+    """An instance of the dataclass `config` from the node's parameters.
+
+    Raises UserError when one is out of its range.
+    """
     dot = f'{prefix}.' if prefix else ''
     made = config(**{f.name: node.get_parameter(dot + f.name).value
                      for f in dataclasses.fields(config)})
@@ -95,14 +98,15 @@ class Explicit:
 
         The other parameters take `config`'s values, so that `ros2 param get` shows what is used.
         """
-        names = {f.name: f'{prefix}.{f.name}' for f in dataclasses.fields(config)}
+        dot = f'{prefix}.' if prefix else ''
+        names = {f.name: dot + f.name for f in dataclasses.fields(config)}
         given = {field: self._node.get_parameter(name).value for field, name in names.items()
                  if name in self._names}
         made = dataclasses.replace(config, **given)
         try:
             check(made)
         except UserError as error:
-            raise UserError(f'parameter {prefix}.{error}') from None
+            raise UserError(f'parameter {dot}{error}') from None
         self._filling = True
         try:
             self._node.set_parameters([

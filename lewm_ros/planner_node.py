@@ -199,9 +199,10 @@ class PlannerNode(ManagedNode):
                                f'{age:.1f} s, at most {self._spec.max_age_s:g} s is allowed')
             self._say_fault()
 
-    def _on_marker(self, message: Header) -> None:
-        stamp = stamp_ns(message)
-        if stamp != self._started_ns:  # else its frame came first, and has begun the episode
+    def _on_marker(self, message: Header, info: Any) -> None:
+        stamp = self._clock_of.stamp('marker', stamp_ns(message), info['source_timestamp'])
+        # When its frame came first, and began the episode, nothing is left to do.
+        if stamp is not None and stamp != self._started_ns:
             self._selector.marker(stamp)
 
     # Goals

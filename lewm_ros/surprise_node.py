@@ -1,0 +1,315 @@
+"""The surprise node: says when the world did what the model can't explain."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.task import Future
+from std_msgs.msg import Header
+from std_srvs.srv import Trigger
+
+from lewm_core import atomic
+from lewm_core.config import SurpriseConfig
+from lewm_core.images import prepare
+from lewm_core.types import Frame, UserError
+from lewm_ros.decode import decode
+from lewm_ros.fields import get_action, stamp_ns
+from lewm_ros.node import ERROR, OK, WARN, ManagedNode, run_node
+from lewm_ros.params import Explicit, declare, option, read
+from lewm_ros.serving import camera_qos, check_types, load, serving_spec
+from lewm_ros.steps import LiveClock, Step, StepBuilder
+from lewm_ros.surprise_topics import SurpriseTopics
+
+_CAUGHT_UP_S = 0.1  # a message this fresh when it is handled: nothing older waits behind it
+
+
+@dataclass(frozen=True)
+class SurpriseParams:
+    """The node's own parameters; those of the alarm stand beside them."""
+
+    checkpoint: str = option('', 'the model: a .safetensors file')
+    robot: str = option('', 'a robot YAML or name that the checkpoint must be for; its topics are '
+                        'used')
+    device: str = option('auto', 'auto, cpu, cuda or cuda:N')
+    calibration_file: str = option('', 'a JSON file: read when it exists, written by '
+                                   '~/recalibrate')
+    save_calibration: bool = option(False, '~/recalibrate writes into the checkpoint')
+    reliable_camera: bool = option(False, 'subscribe to the camera reliably')
+    queue_depth: int = option(1000, 'messages that wait while the node is busy', 1, 100_000)
+    grace_s: float = option(0.5, 'seconds that a frame waits for the commands before it',
+                            0.0, 60.0)
+
+
+class SurpriseNode(ManagedNode):
+    """Scores each block of frames and commands, in the order of their stamps, none left out.
+
+    `monitor` takes the place of the checkpoint's, for tests; it has a `spec`.
+    """
+
+    def __init__(self, *, monitor: Any = None, **kwargs: Any) -> None:
+        super().__init__('surprise_node', **kwargs)
+        declare(self, SurpriseParams)
+        declare(self, SurpriseConfig)
+        self._explicit = Explicit(self, lambda: self.configured)
+        self._given = monitor
+        self._waiting_group = MutuallyExclusiveCallbackGroup()
+        self._monitor: Any = None
+        self._topics: SurpriseTopics | None = None
+        self._made: list[Any] = []
+        self._count: Counter[str] = Counter()
+        self._trouble = ''
+        self._lag_s = 0.0  # how long the newest image was under way and in the queue
+
+    # Lifecycle
+    def configure(self) -> None:
+        """Nothing; loads and checks all, then listens."""
+        self._params = params = read(self, SurpriseParams)
+        self._monitor = self._given or self._load()
+        self._spec = serving_spec(self._monitor.spec, params.robot)
+        camera, action = check_types(self._spec)
+        self._has_header = hasattr(action(), 'header')
+        self._builder: StepBuilder | None = None
+        self._received_s = time.monotonic()
+        self._topics = SurpriseTopics(self, self._cluster_blocks)
+        self._listen(camera, action)
+        if self._monitor.calibration is None:
+            self.get_logger().warning('there is no calibration: scores only, no alarms; drive as '
+                                      'usual for a while, then call ~/recalibrate')
+
+    def _load(self) -> Any:
+        params = self._params
+        checkpoint, device = load(params.checkpoint, params.device)
+        from lewm_core.surprise import SurpriseMonitor
+        self._config = self._explicit.fill(checkpoint.surprise, '')
+        if params.calibration_file and Path(params.calibration_file).is_file():
+            stored = _read_calibration(params.calibration_file)
+            checkpoint = dataclasses.replace(checkpoint, calibration=stored)
+        return SurpriseMonitor(checkpoint, self._config, device=device)
+
+    @property
+    def _cluster_blocks(self) -> int:
+        return self.get_parameter('cluster_blocks').value
+
+    def _listen(self, camera: type, action: type) -> None:
+        spec, params = self._spec, self._params
+        qos = camera_qos(params.reliable_camera, params.queue_depth)
+        deep = camera_qos(True, params.queue_depth)
+        add = self.create_subscription
+        self._made = [add(camera, spec.camera.topic, self._on_image, qos),
+                      add(action, spec.action.topic, self._on_command, deep)]
+        if spec.episode_topic is not None:
+            self._made.append(add(Header, spec.episode_topic, self._on_marker, deep))
+        self._services = [
+            # A group of its own: it waits while images are handled.
+            self.create_service(Trigger, '~/recalibrate', self._on_recalibrate,
+                                callback_group=self._waiting_group),
+            self.create_service(Trigger, '~/clear_scores', self._on_clear_scores)]
+        self._poll = self.steady_timer(max(0.02, params.grace_s / 5), self._on_poll)
+        self._caught_up: list[Future] = []
+
+    def activate(self) -> None:
+        """Nothing; watches from the next frame on, with no history."""
+        self._clock_of = LiveClock(self._has_header)
+        self._builder = StepBuilder(self._spec, grace_s=self._params.grace_s)
+        self._monitor.reset()
+        self._received_s = time.monotonic()
+        self._topics.calm()
+
+    def deactivate(self) -> None:
+        """Nothing; what still waits for its commands is not scored."""
+        self._builder = None
+
+    def cleanup(self) -> None:
+        """Nothing; lets go of the model and of every topic."""
+        self._builder = None
+        if self._topics is not None:
+            self._topics.close()
+        for subscription in self._made:
+            self.destroy_subscription(subscription)
+        if self._made:
+            for service in self._services:
+                self.destroy_service(service)
+            self.destroy_timer(self._poll)
+        self._made, self._topics, self._monitor = [], None, None
+
+    # Messages to steps
+    def _on_image(self, message: Any, info: Any) -> None:
+        if self._builder is None:
+            return
+        self._received_s = time.monotonic()
+        self._lag_s = 1e-9 * (time.time_ns() - info['source_timestamp'])
+        stamp = self._stamp('camera', message, info)
+        if stamp is not None:
+            self._count['images'] += 1
+            self._watch(self._builder.frame(stamp, message, time.monotonic_ns()))
+
+    def _on_command(self, message: Any, info: Any) -> None:
+        if self._builder is None:
+            return
+        stamp = self._stamp('command', message, info)
+        values = get_action(message, self._spec)
+        if not np.isfinite(values).all():
+            self._say('command', f'a command is {values.tolist()}, which is not finite; it is '
+                      'left out')
+            return
+        if stamp is not None:
+            self._count['commands'] += 1
+            self._watch(self._builder.command(stamp, values))
+
+    def _on_marker(self, message: Header, info: Any) -> None:
+        if self._builder is not None:
+            stamp = self._stamp('marker', message, info)
+            if stamp is not None:
+                self._watch(self._builder.marker(stamp))
+
+    def _stamp(self, stream: str, message: Any, info: Any) -> int | None:
+        """The message's stamp on the one clock that all streams are compared by."""
+        before = self._clock_of.header
+        stamp = self._clock_of.stamp(stream, stamp_ns(message), info['source_timestamp'])
+        if self._clock_of.header != before:
+            # What waits was stamped by the other clock.
+            self._watch(self._builder.restart())
+            self._builder = StepBuilder(self._spec, grace_s=self._params.grace_s)
+            self.get_logger().warning(f'the {stream} messages have no header stamp: all are '
+                                      'ordered by the time they were sent instead')
+        if stamp is None:
+            self._say('stamp', f'a {stream} message has no header stamp, but those before it '
+                      'had; it is left out')
+        return stamp
+
+    def _on_poll(self) -> None:
+        if self._builder is not None:
+            self._watch(self._builder.poll(time.monotonic_ns()))
+        if self._caught_up and self._is_caught_up():
+            waiting, self._caught_up = self._caught_up, []
+            for future in waiting:
+                future.set_result(None)
+
+    # Steps to scores
+    def _watch(self, steps: list[Step]) -> None:
+        for step in steps:
+            if step.new_episode:
+                self._monitor.reset()
+                self._count['episodes'] += 1
+            try:
+                pixels = prepare(decode(step.payload), self._monitor.spec.camera)
+            except UserError as error:
+                self._say('image', str(error))
+                self._monitor.reset()
+                continue
+            self._count['steps'] += 1
+            surprise = self._monitor.update(Frame(step.stamp_ns, pixels), step.action)
+            if surprise is not None:
+                self._count['blocks'] += 1
+                self._count['exceedances'] += surprise.exceeds
+                self._count['alarms'] += surprise.alarm
+                self._topics.show(surprise)
+            self._trouble = ''
+
+    def _say(self, kind: str, sentence: str) -> None:
+        """Nothing; counts and logs what was left out, not more than once a second."""
+        self._count[f'{kind}s_refused'] += 1
+        self._trouble = sentence
+        self.get_logger().warning(sentence, throttle_duration_sec=1.0)
+
+    # Services
+    def _is_caught_up(self) -> bool:
+        return (self._lag_s < _CAUGHT_UP_S
+                or time.monotonic() - self._received_s > 2 * _CAUGHT_UP_S)
+
+    async def _on_recalibrate(self, _: Any, answer: Trigger.Response) -> Trigger.Response:
+        # What was published before the call shall count, also when it still waits in the queue.
+        if self.active:
+            future: Future = Future(executor=self.executor)
+            self._caught_up.append(future)
+            await future
+        try:
+            calibration = self._monitor.recalibrate()
+            where = self._save(calibration)
+        except (UserError, OSError) as error:
+            answer.message = ' '.join(str(error).split())
+            return answer
+        self._topics.calm()
+        answer.success = True
+        answer.message = (f'calibrated on {calibration.blocks} blocks ({calibration.hours:.3g} h)'
+                          f': threshold {calibration.threshold:.4g} for '
+                          f'{calibration.promised_per_hour:g} false alarms an hour'
+                          f'{", extrapolated" if calibration.extrapolated else ""}{where}')
+        self.get_logger().info(answer.message)
+        return answer
+
+    def _save(self, calibration: Any) -> str:
+        """Where the calibration was written, in words."""
+        params, tree = self._params, calibration.to_dict()
+        where = ''
+        if params.calibration_file:
+            atomic.write_text(params.calibration_file, json.dumps(tree))
+            where += f'; written to {params.calibration_file}'
+        if params.save_calibration and params.checkpoint:
+            from lewm_core.checkpoint import update_metadata
+            update_metadata(params.checkpoint, calibration=tree)
+            where += f'; written into {params.checkpoint}'
+        return where
+
+    def _on_clear_scores(self, _: Any, answer: Trigger.Response) -> Trigger.Response:
+        self._monitor.clear_scores()
+        answer.success = True
+        answer.message = 'the next calibration counts from now'
+        return answer
+
+    def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
+        """Whether something surprises, what is missing, and what the alarm promises."""
+        if self._monitor is None:
+            return super().diagnose()
+        calibration = self._monitor.calibration
+        values: dict[str, Any] = {'robot': self._spec.name, **self._count}
+        if self._builder is not None:
+            values.update(late=self._builder.late, skipped=self._builder.skipped,
+                          timeouts=self._builder.timeouts, lag_s=self._lag_s)
+        if calibration is not None:
+            values.update(threshold=calibration.threshold, calibration_hours=calibration.hours,
+                          promised_per_hour=calibration.promised_per_hour,
+                          extrapolated=calibration.extrapolated)
+        return (*self._state(calibration), values)
+
+    def _state(self, calibration: Any) -> tuple[bytes, str]:
+        age = time.monotonic() - self._received_s
+        if not self.active:
+            return OK, 'inactive'
+        if age > self._spec.max_age_s:
+            return WARN, (f'no image on {self._spec.camera.topic!r} for {age:.1f} s, at most '
+                          f'{self._spec.max_age_s:g} s is expected')
+        if self._trouble:
+            return WARN, self._trouble
+        if self._topics.anomaly:
+            return ERROR, 'what happens is not what the model expects'
+        if calibration is None:
+            return WARN, 'no calibration: scores only; call ~/recalibrate after ordinary driving'
+        return OK, 'watching'
+
+
+def _read_calibration(path: str) -> dict[str, Any]:
+    try:
+        return json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise UserError(f'calibration_file={path!r} is not JSON ({error}); delete it and call '
+                        '~/recalibrate') from None
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """The exit code of a surprise node run to its end."""
+    return run_node(SurpriseNode, args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
