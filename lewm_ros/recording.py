@@ -160,8 +160,8 @@ def _check_commands(recording: Recording, spec: RobotSpec) -> None:
         path = spec.action.fields[column].path
         raise UserError(f'bag {recording.name!r} has a command with {path} = '
                         f'{values[row, column]} at stamp {stamp / 1e9:.9f} s on '
-                        f'{recording.topics["action"]!r} ({len(np.unique(bad[:, 0]))} such '
-                        'commands), but finite numbers are expected; mend their publisher and '
+                        f'{recording.topics["action"]!r} ({len(np.unique(bad[:, 0]))} '
+                        'in all), but finite numbers are expected; mend their publisher and '
                         'record again, or cut that part out')
     outside = ((values < spec.low) | (values > spec.high)).any(axis=1).sum()
     if outside:
