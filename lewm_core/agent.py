@@ -1,0 +1,153 @@
+"""The agent: history, goal and a new plan each block. NumPy in and out, no ROS and no threads.
+
+A caller that plans and drives in one thread uses `act(frame)` alone, once a tick. One that must
+answer in time (the planner node) takes it apart: at each block's first frame `plan(frame)`, then
+for every tick `commit(action)` with what was really published, so that the history the model sees
+is what the robot did. Whoever loses frames or time calls `reset`.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+
+from lewm_core.checkpoint import Checkpoint
+from lewm_core.config import PlannerConfig
+from lewm_core.planner import Solution, cem, goal_objective, shift
+from lewm_core.types import Action, Frame, Plan, UserError
+
+
+class Agent:
+    """Plans towards a goal image with a trained model.
+
+    `spec` is the checkpoint's robot and `frameskip` the ticks in a block. The parameters of the
+    search are the checkpoint's unless `planner` is given; none of them changes a tensor.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, planner: PlannerConfig | None = None,
+                 device: str | torch.device = 'cpu') -> None:
+        self.spec = checkpoint.spec
+        self.planner = planner or checkpoint.planner
+        self._device = torch.device(device)
+        self._model = checkpoint.model.to(self._device).eval()
+        self.frameskip = self._model.config.frameskip
+        if self.planner.context > self._model.config.history:
+            raise UserError(f'planner.context={self.planner.context} is more than the '
+                            f'{self._model.config.history} frames of history that this '
+                            'checkpoint was trained with; lower it')
+        self._generator = torch.Generator(self._device)
+        self._goal: torch.Tensor | None = None
+        self.reset()
+
+    @property
+    def has_goal(self) -> bool:
+        """Whether there is a goal to plan to."""
+        return self._goal is not None
+
+    def reset(self) -> None:
+        """Nothing; forgets history and plan and keeps the goal: after a gap, at a new episode."""
+        self._latents: list[torch.Tensor] = []   # (D,) each, one block apart
+        self._blocks: list[torch.Tensor] = []    # (F, A) each: what led from one to the next
+        self._ticks: list[np.ndarray] = []       # what was done since the newest latent
+        self._start: torch.Tensor | None = None
+        self._plan: Plan | None = None
+        self._plans = 0
+
+    @torch.inference_mode()
+    def set_goal(self, pixels: np.ndarray) -> None:
+        """Nothing; from now on plans lead to where the camera sees `pixels` (H, W, 3) uint8.
+
+        Raises UserError when the picture's size is not the camera's.
+        """
+        camera, shape = self.spec.camera, np.shape(pixels)
+        if shape != (camera.height, camera.width, 3):
+            raise UserError(f'the goal image has shape {shape}, but the model sees '
+                            f'{camera.width}x{camera.height} RGB; give a picture from the camera '
+                            f'{camera.name!r} of robot {self.spec.name!r}')
+        self._goal = self._encode(pixels)
+        self._start, self._plan = None, None
+
+    def clear_goal(self) -> None:
+        """Nothing; there is no goal any more."""
+        self._goal = None
+        self.reset()
+
+    @torch.inference_mode()
+    def plan(self, frame: Frame) -> Plan:
+        """The plan from this frame, which begins a block, to the goal.
+
+        Raises ValueError without a goal, and SearchError when no candidate has a finite cost.
+        """
+        if self._goal is None:
+            raise ValueError('there is no goal to plan to; call set_goal first')
+        begun = time.perf_counter()
+        self._remember(self._encode(frame.pixels))
+        solution = self._search(self._goal)
+        self._start = shift(solution.mean) if self.planner.warm_start else None
+        actions = solution.actions[0].flatten(0, 1).double().cpu().numpy()
+        return Plan(frame.stamp_ns, self.spec.clamp(actions), float(solution.cost[0]),
+                    solution.iterations, time.perf_counter() - begun)
+
+    def commit(self, action: Action) -> None:
+        """Nothing; notes the action of one tick as it was published: it becomes history."""
+        self._ticks.append(np.asarray(action.values, dtype=np.float64))
+
+    def act(self, frame: Frame) -> Action:
+        """The action of this tick, within the limits: a new plan each block, then its ticks."""
+        tick = len(self._ticks) % self.frameskip
+        if tick == 0 or self._plan is None:
+            self._plan, tick = self.plan(frame), 0
+        action = Action(frame.stamp_ns, self._plan.actions[tick])
+        self.commit(action)
+        return action
+
+    @torch.inference_mode()
+    def warm_up(self, times: int = 5) -> float:
+        """The seconds that a plan takes (the median), after first-use costs; changes nothing."""
+        camera, seconds = self.spec.camera, []
+        blank = np.zeros((camera.height, camera.width, 3), np.uint8)
+        kept = self._latents, self._blocks, self._ticks, self._start, self._plans
+        self._ticks = []
+        for _ in range(times):
+            begun = time.perf_counter()
+            self._remember(self._encode(blank))
+            self._search(self._latents[-1])
+            seconds.append(time.perf_counter() - begun)
+        self._latents, self._blocks, self._ticks, self._start, self._plans = kept
+        return float(np.median(seconds))
+
+    def _search(self, goal: torch.Tensor) -> Solution:
+        """The solution for the present history."""
+        latents = torch.stack(self._latents)[None]
+        past = (torch.stack(self._blocks)[None] if self._blocks
+                else latents.new_zeros(1, 0, self.frameskip, self.spec.action_dim))
+        objective = goal_objective(self._model, latents, past, goal[None], self.planner.cost)
+        # One seed a plan: the same situation gives the same plan, whatever was planned before.
+        self._generator.manual_seed((self.planner.seed << 20) + self._plans)
+        self._plans += 1
+        return cem(objective, self.spec.low, self.spec.high, self._model.action_std, self.planner,
+                   generator=self._generator, frameskip=self.frameskip, mean=self._start,
+                   center=self._model.action_mean)
+
+    def _remember(self, latent: torch.Tensor) -> None:
+        """Nothing; puts a block's first latent into the history, which stays `context` long."""
+        whole = len(self._ticks) == self.frameskip
+        if not (self._latents and whole):
+            self._latents, self._blocks = [], []  # the first frame, or ticks were lost
+        else:
+            self._blocks.append(self._tensor(np.stack(self._ticks)))
+        self._ticks = []
+        self._latents.append(latent)
+        keep = self.planner.context
+        self._latents = self._latents[-keep:]
+        self._blocks = self._blocks[-(keep - 1):] if keep > 1 else []
+
+    def _encode(self, pixels: np.ndarray) -> torch.Tensor:
+        """The latent (D,) of one prepared picture."""
+        return self._model.encode(torch.from_numpy(np.ascontiguousarray(pixels))
+                                  .to(self._device)[None])[0]
+
+    def _tensor(self, values: np.ndarray) -> torch.Tensor:
+        return torch.as_tensor(values, dtype=torch.float32, device=self._device)

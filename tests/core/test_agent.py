@@ -1,0 +1,167 @@
+"""The agent on a world whose latent is where the robot is: its picture is its place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from lewm_core.agent import Agent
+from lewm_core.config import ModelConfig, PlannerConfig
+from lewm_core.model import LatentDynamics
+from lewm_core.robot import RobotSpec
+from lewm_core.types import Action, Frame, UserError
+
+SPEC = RobotSpec.from_dict({
+    'name': 'toy', 'rate_hz': 10.0,
+    'cameras': [{'name': 'top', 'topic': 'image', 'width': 8, 'height': 8}],
+    'action': {'topic': 'cmd', 'type': 'geometry_msgs/msg/TwistStamped', 'fields': [
+        {'path': 'twist.linear.x', 'min': -1.0, 'max': 0.5},
+        {'path': 'twist.linear.y', 'min': -1.0, 'max': 1.0}]}})
+FRAMESKIP = 5
+
+
+class ToyModel(LatentDynamics):
+    """The picture's first pixel is the place; a block moves it by the sum of its actions."""
+
+    history = 3
+    config = ModelConfig(frameskip=FRAMESKIP, history=3)
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('action_mean', torch.zeros(2))
+        self.register_buffer('action_std', torch.full((2,), 0.5))
+        self.seen = []
+
+    def encode(self, pixels):
+        return (pixels[..., 0, 0, :2].float() - 128) / 4
+
+    def embed_actions(self, blocks):
+        return blocks.sum(-2)
+
+    def predict(self, latents, action_emb):
+        return latents + action_emb
+
+    def rollout(self, latents, past, actions):
+        self.seen.append((latents.clone(), past.clone()))
+        return super().rollout(latents, past, actions)
+
+
+@dataclass
+class ToyCheckpoint:
+    model: ToyModel
+    spec: RobotSpec = SPEC
+    planner: PlannerConfig = PlannerConfig(samples=100, elites=10, iterations=6, horizon=3)
+
+
+def picture(place):
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[0, 0, :2] = np.round(np.asarray(place) * 4 + 128)
+    return pixels
+
+
+def make_agent(**planner):
+    config = PlannerConfig(**{'samples': 100, 'elites': 10, 'iterations': 6, 'horizon': 3,
+                              **planner})
+    return Agent(ToyCheckpoint(ToyModel()), config)
+
+
+def drive(agent, place, ticks):
+    """Where the robot ends after `ticks` ticks of the agent's actions."""
+    place = np.array(place, dtype=float)
+    for tick in range(ticks):
+        place += agent.act(Frame(tick, picture(place))).values
+    return place
+
+
+def test_the_agent_drives_to_its_goal_and_stays():
+    agent = make_agent()
+    goal = np.array([6.0, -4.0])
+    agent.set_goal(picture(goal))
+    assert np.abs(drive(agent, [-3.0, 5.0], 60) - goal).max() < 0.8
+
+
+def test_every_action_is_finite_and_within_the_limits():
+    agent = make_agent()
+    agent.set_goal(picture([30.0, 30.0]))
+    for tick in range(20):
+        values = agent.act(Frame(tick, picture([0.0, 0.0]))).values
+        assert np.isfinite(values).all()
+        assert (values >= SPEC.low).all() and (values <= SPEC.high).all()
+
+
+def test_a_new_plan_is_made_at_each_block_and_at_no_other_tick():
+    agent = make_agent(iterations=1)
+    agent.set_goal(picture([5.0, 5.0]))
+    drive(agent, [0.0, 0.0], 2 * FRAMESKIP + 1)
+    places = [latents[0, 0].tolist() for latents, _ in agent._model.seen]
+    assert len({tuple(place) for place in places}) == 3
+
+
+def test_the_history_holds_the_actions_that_were_published_between_its_frames():
+    agent = make_agent(iterations=1, context=3)
+    agent.set_goal(picture([5.0, 5.0]))
+    for block in range(4):
+        agent.plan(Frame(block, picture([block, 0.0])))
+        for tick in range(FRAMESKIP):
+            agent.commit(Action(0, np.array([-block, tick], dtype=float)))
+    latents, past = agent._model.seen[-1]
+    assert latents[0, :, 0].tolist() == [1.0, 2.0, 3.0]
+    assert past.shape == (1, 2, FRAMESKIP, 2)
+    assert past[0, :, 0, 0].tolist() == [-1.0, -2.0]
+    assert past[0, 0, :, 1].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
+
+
+def test_the_history_is_shorter_at_the_start_and_after_lost_ticks():
+    agent = make_agent(iterations=1, context=3)
+    agent.set_goal(picture([5.0, 5.0]))
+    agent.plan(Frame(0, picture([0.0, 0.0])))
+    assert agent._model.seen[-1][0].shape[1] == 1
+    for _ in range(FRAMESKIP - 1):  # one tick was never published
+        agent.commit(Action(0, np.zeros(2)))
+    agent.plan(Frame(1, picture([1.0, 0.0])))
+    assert agent._model.seen[-1][0].shape[1] == 1
+
+
+def test_the_same_situation_gives_the_same_plan():
+    plans = []
+    for _ in range(2):
+        agent = make_agent()
+        agent.set_goal(picture([5.0, 5.0]))
+        plans.append(agent.plan(Frame(0, picture([0.0, 0.0]))).actions)
+    assert np.array_equal(*plans)
+
+
+def test_warming_up_leaves_history_and_plan_as_they_were():
+    plans = []
+    for warm in (False, True):
+        agent = make_agent(context=3)
+        agent.set_goal(picture([5.0, 5.0]))
+        agent.plan(Frame(0, picture([0.0, 0.0])))
+        for _ in range(FRAMESKIP):
+            agent.commit(Action(0, np.ones(2)))
+        if warm:
+            assert agent.warm_up() > 0
+        plans.append(agent.plan(Frame(1, picture([1.0, 1.0]))).actions)
+    assert np.array_equal(*plans)
+
+
+def test_a_goal_image_of_another_size_is_refused_with_both_sizes():
+    with pytest.raises(UserError, match=r'\(9, 8, 3\).*8x8.*top'):
+        make_agent().set_goal(np.zeros((9, 8, 3), np.uint8))
+
+
+def test_without_a_goal_there_is_no_plan():
+    agent = make_agent()
+    agent.set_goal(picture([5.0, 5.0]))
+    agent.clear_goal()
+    assert not agent.has_goal
+    with pytest.raises(ValueError, match='no goal'):
+        agent.plan(Frame(0, picture([0.0, 0.0])))
+
+
+def test_more_context_than_the_model_was_trained_with_is_refused():
+    with pytest.raises(UserError, match='planner.context=4.*3 frames'):
+        make_agent(context=4)
