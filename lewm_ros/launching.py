@@ -66,7 +66,7 @@ def describe(executable: str, arguments: Sequence[Argument], params: str | None 
         words = [f'{a.name}={given[a.name]}' for a in arguments if a.word and given[a.name]]
         words += [word for a in arguments if a.words for word in shlex.split(given[a.name])]
         return [Node(
-            package='lewm_ros', executable=executable, namespace=given['namespace'],
+            package='lewm_ros', executable=executable, namespace=given['namespace'] or None,
             parameters=[*files, *([values] if values else [])],
             remappings=[_rule(word) for word in given['remap'].split()],
             arguments=[*words, '--ros-args', '--log-level', given['log_level']],
