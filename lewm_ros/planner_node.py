@@ -6,7 +6,6 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,32 +16,17 @@ from std_srvs.srv import Trigger
 from lewm_core.config import PlannerConfig
 from lewm_core.images import prepare
 from lewm_core.types import UserError
-from lewm_ros.decode import decode
 from lewm_ros.drive import Driver, Fault
 from lewm_ros.fields import make_command, stamp_ns
 from lewm_ros.goals import GoalTopic, read_goal
 from lewm_ros.node import ERROR, OK, WARN, ManagedNode, flush, run_node
-from lewm_ros.params import Explicit, declare, option, read
+from lewm_ros.node_params import PlannerParams
+from lewm_ros.params import Explicit, declare, read
 from lewm_ros.plan_topics import PlanTopics
-from lewm_ros.serving import LATCHED, RELIABLE, camera_qos, check_types, load, serving_spec
+from lewm_ros.serving import (LATCHED, RELIABLE, camera_qos, check_types, load, picture,
+                              serving_spec)
 from lewm_ros.steps import Choice, FrameSelector, LiveClock
 from lewm_ros.worker import Worker
-
-
-@dataclass(frozen=True)
-class PlannerParams:
-    """The node's own parameters; those of the search are `planner.*`."""
-
-    checkpoint: str = option('', 'the model: a .safetensors file')
-    robot: str = option('', 'a robot YAML or name that the checkpoint must be for; its topics are '
-                        'used')
-    goal: str = option('', 'an image file to drive to from the start')
-    device: str = option('auto', 'auto, cpu, cuda or cuda:N')
-    dry_run: bool = option(False, 'publish to ~/command_preview alone')
-    plan_deadline_s: float = option(0.0, 'seconds from a frame to its command; 0: one tick',
-                                    0.0, 60.0)
-    reliable_camera: bool = option(False, 'subscribe to the camera reliably')
-    queue_depth: int = option(5, 'camera messages that wait while the node is busy', 1, 10_000)
 
 
 class PlannerNode(ManagedNode):
@@ -66,15 +50,8 @@ class PlannerNode(ManagedNode):
     def configure(self) -> None:
         """Nothing; loads and checks all, warms up and measures, then listens."""
         self._params = params = read(self, PlannerParams)
-        agent = self._given
-        if agent is None:
-            checkpoint, device = load(params.checkpoint, params.device)
-            from lewm_core.agent import Agent
-            search = self._explicit.fill(checkpoint.planner, 'planner')
-            self._spec = serving_spec(checkpoint.spec, params.robot)
-            agent = Agent(checkpoint, search, device=device)
-        else:
-            self._spec = serving_spec(agent.spec, params.robot)
+        agent = self._given or self._load()
+        self._spec = serving_spec(agent.spec, params.robot)
         self._camera_class, self._action_class = check_types(self._spec)
         goal = prepare(read_goal(params.goal), agent.spec.camera) if params.goal else None
         self._agent = agent
@@ -89,6 +66,12 @@ class PlannerNode(ManagedNode):
         if goal is not None:
             header = Header(stamp=self.get_clock().now().to_msg(), frame_id=params.goal)
             self._take_goal(goal, header)
+
+    def _load(self) -> Any:
+        checkpoint, device = load(self._params.checkpoint, self._params.device)
+        from lewm_core.agent import Agent
+        search = self._explicit.fill(checkpoint.planner, 'planner')
+        return Agent(checkpoint, search, device=device)
 
     def _listen(self) -> None:
         spec, params = self._spec, self._params
@@ -170,7 +153,7 @@ class PlannerNode(ManagedNode):
         self._say_fault()
 
     def _pixels(self, message: Any) -> np.ndarray:
-        return prepare(decode(message), self._agent.spec.camera)
+        return picture(message, self._agent.spec.camera)
 
     def _submit(self, job: Any, done: Any) -> None:
         def ended(result: Any, error: Exception | None) -> None:

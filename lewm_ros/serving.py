@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
+from lewm_core.images import prepare
 from lewm_core.paths import load_robot
-from lewm_core.robot import RobotSpec
+from lewm_core.robot import Camera, RobotSpec
 from lewm_core.types import UserError
+from lewm_ros.decode import decode
 from lewm_ros.fields import check_fields, message_class
 
 # What `RobotSpec.fingerprint` leaves out: none of it changes a tensor.
@@ -79,6 +82,16 @@ def check_types(spec: RobotSpec) -> tuple[type, type]:
     camera, action = message_class(spec.camera.type), message_class(spec.action.type)
     check_fields(action, spec)
     return camera, action
+
+
+def picture(message: Any, camera: Camera) -> np.ndarray:
+    """What the model sees of a camera message: (height, width, 3) uint8 RGB, writable memory.
+
+    Raises UserError when it can't be decoded or has another size than the spec says.
+    """
+    pixels = prepare(decode(message), camera)
+    # The message's own memory is read-only, which PyTorch warns about.
+    return pixels if pixels.flags.writeable else pixels.copy()
 
 
 def camera_qos(reliable: bool, depth: int) -> QoSProfile:

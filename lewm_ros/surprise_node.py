@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,36 +15,18 @@ from rclpy.task import Future
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
-from lewm_core import atomic
 from lewm_core.config import SurpriseConfig
-from lewm_core.images import prepare
-from lewm_core.types import Frame, UserError
-from lewm_ros.decode import decode
+from lewm_core.types import Frame, Surprise, UserError
+from lewm_ros.calibrations import describe, read_calibration, save_calibration
 from lewm_ros.fields import get_action, stamp_ns
 from lewm_ros.node import ERROR, OK, WARN, ManagedNode, run_node
-from lewm_ros.params import Explicit, declare, option, read
-from lewm_ros.serving import camera_qos, check_types, load, serving_spec
+from lewm_ros.node_params import SurpriseParams
+from lewm_ros.params import Explicit, declare, read
+from lewm_ros.serving import camera_qos, check_types, load, picture, serving_spec
 from lewm_ros.steps import LiveClock, Step, StepBuilder
 from lewm_ros.surprise_topics import SurpriseTopics
 
-_CAUGHT_UP_S = 0.1  # a message this fresh when it is handled: nothing older waits behind it
-
-
-@dataclass(frozen=True)
-class SurpriseParams:
-    """The node's own parameters; those of the alarm stand beside them."""
-
-    checkpoint: str = option('', 'the model: a .safetensors file')
-    robot: str = option('', 'a robot YAML or name that the checkpoint must be for; its topics are '
-                        'used')
-    device: str = option('auto', 'auto, cpu, cuda or cuda:N')
-    calibration_file: str = option('', 'a JSON file: read when it exists, written by '
-                                   '~/recalibrate')
-    save_calibration: bool = option(False, '~/recalibrate writes into the checkpoint')
-    reliable_camera: bool = option(False, 'subscribe to the camera reliably')
-    queue_depth: int = option(1000, 'messages that wait while the node is busy', 1, 100_000)
-    grace_s: float = option(0.5, 'seconds that a frame waits for the commands before it',
-                            0.0, 60.0)
+_QUIET_S = 0.2  # no image for so long: none waits in the queue
 
 
 class SurpriseNode(ManagedNode):
@@ -68,7 +47,8 @@ class SurpriseNode(ManagedNode):
         self._made: list[Any] = []
         self._count: Counter[str] = Counter()
         self._trouble = ''
-        self._lag_s = 0.0  # how long the newest image was under way and in the queue
+        self._sent_ns = 0  # when the newest image was sent
+        self._lag_s = 0.0  # how long it was under way and in the queue
 
     # Lifecycle
     def configure(self) -> None:
@@ -76,6 +56,7 @@ class SurpriseNode(ManagedNode):
         self._params = params = read(self, SurpriseParams)
         self._monitor = self._given or self._load()
         self._spec = serving_spec(self._monitor.spec, params.robot)
+        self._warm_s = self._monitor.warm_up()
         camera, action = check_types(self._spec)
         self._has_header = hasattr(action(), 'header')
         self._builder: StepBuilder | None = None
@@ -90,11 +71,11 @@ class SurpriseNode(ManagedNode):
         params = self._params
         checkpoint, device = load(params.checkpoint, params.device)
         from lewm_core.surprise import SurpriseMonitor
-        self._config = self._explicit.fill(checkpoint.surprise, '')
-        if params.calibration_file and Path(params.calibration_file).is_file():
-            stored = _read_calibration(params.calibration_file)
+        config = self._explicit.fill(checkpoint.surprise, '')
+        stored = read_calibration(params.calibration_file)
+        if stored is not None:
             checkpoint = dataclasses.replace(checkpoint, calibration=stored)
-        return SurpriseMonitor(checkpoint, self._config, device=device)
+        return SurpriseMonitor(checkpoint, config, device=device)
 
     @property
     def _cluster_blocks(self) -> int:
@@ -115,7 +96,7 @@ class SurpriseNode(ManagedNode):
                                 callback_group=self._waiting_group),
             self.create_service(Trigger, '~/clear_scores', self._on_clear_scores)]
         self._poll = self.steady_timer(max(0.02, params.grace_s / 5), self._on_poll)
-        self._caught_up: list[Future] = []
+        self._waiting: list[tuple[int, Future]] = []
 
     def activate(self) -> None:
         """Nothing; watches from the next frame on, with no history."""
@@ -147,7 +128,8 @@ class SurpriseNode(ManagedNode):
         if self._builder is None:
             return
         self._received_s = time.monotonic()
-        self._lag_s = 1e-9 * (time.time_ns() - info['source_timestamp'])
+        self._sent_ns = info['source_timestamp']
+        self._lag_s = 1e-9 * (time.time_ns() - self._sent_ns)
         stamp = self._stamp('camera', message, info)
         if stamp is not None:
             self._count['images'] += 1
@@ -190,9 +172,10 @@ class SurpriseNode(ManagedNode):
     def _on_poll(self) -> None:
         if self._builder is not None:
             self._watch(self._builder.poll(time.monotonic_ns()))
-        if self._caught_up and self._is_caught_up():
-            waiting, self._caught_up = self._caught_up, []
-            for future in waiting:
+        quiet = time.monotonic() - self._received_s > _QUIET_S
+        for called_ns, future in list(self._waiting):
+            if quiet or self._sent_ns > called_ns:
+                self._waiting.remove((called_ns, future))
                 future.set_result(None)
 
     # Steps to scores
@@ -201,20 +184,26 @@ class SurpriseNode(ManagedNode):
             if step.new_episode:
                 self._monitor.reset()
                 self._count['episodes'] += 1
+            self._count['steps'] += 1
             try:
-                pixels = prepare(decode(step.payload), self._monitor.spec.camera)
-            except UserError as error:
+                surprise = self._score(step)
+            except UserError as error:  # the monitor then begins anew with the next frame
                 self._say('image', str(error))
                 self._monitor.reset()
                 continue
-            self._count['steps'] += 1
-            surprise = self._monitor.update(Frame(step.stamp_ns, pixels), step.action)
             if surprise is not None:
                 self._count['blocks'] += 1
                 self._count['exceedances'] += surprise.exceeds
                 self._count['alarms'] += surprise.alarm
                 self._topics.show(surprise)
             self._trouble = ''
+
+    def _score(self, step: Step) -> Surprise | None:
+        """What the monitor says of one step; only the frames at a block's ends are decoded."""
+        pixels = None
+        if self._monitor.wants_frame:
+            pixels = picture(step.payload, self._monitor.spec.camera)
+        return self._monitor.update(Frame(step.stamp_ns, pixels), step.action)
 
     def _say(self, kind: str, sentence: str) -> None:
         """Nothing; counts and logs what was left out, not more than once a second."""
@@ -223,43 +212,28 @@ class SurpriseNode(ManagedNode):
         self.get_logger().warning(sentence, throttle_duration_sec=1.0)
 
     # Services
-    def _is_caught_up(self) -> bool:
-        return (self._lag_s < _CAUGHT_UP_S
-                or time.monotonic() - self._received_s > 2 * _CAUGHT_UP_S)
-
     async def _on_recalibrate(self, _: Any, answer: Trigger.Response) -> Trigger.Response:
         # What was published before the call shall count, also when it still waits in the queue.
         if self.active:
             future: Future = Future(executor=self.executor)
-            self._caught_up.append(future)
+            self._waiting.append((time.time_ns(), future))
             await future
+        if self._monitor is None:
+            answer.message = 'the node was cleaned up meanwhile; configure it and call again'
+            return answer
+        params = self._params
         try:
             calibration = self._monitor.recalibrate()
-            where = self._save(calibration)
+            where = save_calibration(calibration, params.calibration_file,
+                                     params.checkpoint if params.save_calibration else '')
         except (UserError, OSError) as error:
             answer.message = ' '.join(str(error).split())
             return answer
         self._topics.calm()
         answer.success = True
-        answer.message = (f'calibrated on {calibration.blocks} blocks ({calibration.hours:.3g} h)'
-                          f': threshold {calibration.threshold:.4g} for '
-                          f'{calibration.promised_per_hour:g} false alarms an hour'
-                          f'{", extrapolated" if calibration.extrapolated else ""}{where}')
+        answer.message = describe(calibration) + where
         self.get_logger().info(answer.message)
         return answer
-
-    def _save(self, calibration: Any) -> str:
-        """Where the calibration was written, in words."""
-        params, tree = self._params, calibration.to_dict()
-        where = ''
-        if params.calibration_file:
-            atomic.write_text(params.calibration_file, json.dumps(tree))
-            where += f'; written to {params.calibration_file}'
-        if params.save_calibration and params.checkpoint:
-            from lewm_core.checkpoint import update_metadata
-            update_metadata(params.checkpoint, calibration=tree)
-            where += f'; written into {params.checkpoint}'
-        return where
 
     def _on_clear_scores(self, _: Any, answer: Trigger.Response) -> Trigger.Response:
         self._monitor.clear_scores()
@@ -272,7 +246,8 @@ class SurpriseNode(ManagedNode):
         if self._monitor is None:
             return super().diagnose()
         calibration = self._monitor.calibration
-        values: dict[str, Any] = {'robot': self._spec.name, **self._count}
+        values: dict[str, Any] = {'robot': self._spec.name, 'warm_up_ms': 1e3 * self._warm_s,
+                                  **self._count}
         if self._builder is not None:
             values.update(late=self._builder.late, skipped=self._builder.skipped,
                           timeouts=self._builder.timeouts, lag_s=self._lag_s)
@@ -296,14 +271,6 @@ class SurpriseNode(ManagedNode):
         if calibration is None:
             return WARN, 'no calibration: scores only; call ~/recalibrate after ordinary driving'
         return OK, 'watching'
-
-
-def _read_calibration(path: str) -> dict[str, Any]:
-    try:
-        return json.loads(Path(path).read_text())
-    except ValueError as error:
-        raise UserError(f'calibration_file={path!r} is not JSON ({error}); delete it and call '
-                        '~/recalibrate') from None
 
 
 def main(args: Sequence[str] | None = None) -> int:

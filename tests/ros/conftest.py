@@ -46,6 +46,25 @@ def two_room() -> RobotSpec:
 
 
 @pytest.fixture
+def checkpoint(two_room: RobotSpec, tmp_path: Path) -> str:
+    """The path of an untrained toy model for the demo's robot, with a small search."""
+    import torch
+
+    from lewm_core.checkpoint import Checkpoint, save_checkpoint
+    from lewm_core.config import ModelConfig, PlannerConfig
+    from lewm_core.model import WorldModel
+    torch.manual_seed(0)
+    model = WorldModel(ModelConfig(
+        name='toy', encoder='conv', image_size=64, frameskip=3, latent_dim=8, conv_channels=(4, 8),
+        projector_hidden=16, action_mlp=16, predictor_depth=1, predictor_width=16,
+        predictor_heads=2, predictor_head_dim=8, predictor_mlp=16, dropout=0.0), two_room).eval()
+    path = tmp_path / 'model.safetensors'
+    save_checkpoint(path, Checkpoint(model, two_room, planner=PlannerConfig(
+        samples=16, elites=4, iterations=2, horizon=2)))
+    return str(path)
+
+
+@pytest.fixture
 def host() -> Iterator[Host]:
     """A host in this process's private domain; its nodes are stopped after the test."""
     with Host() as made:

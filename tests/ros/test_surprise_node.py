@@ -31,6 +31,11 @@ class ToyMonitor:
         self.spec, self.frameskip, self.calibration = spec, frameskip, calibration
         self.given, self.scores, self.ticks, self.cluster = [], [], -1, False
 
+    wants_frame = True
+
+    def warm_up(self):
+        return 0.001
+
     def reset(self):
         self.given.append('reset')
         self.ticks, self.cluster = -1, False
@@ -53,7 +58,7 @@ class ToyMonitor:
                             'drive on and call again')
         self.calibration = SimpleNamespace(
             blocks=len(self.scores), hours=1.5, threshold=100.0, promised_per_hour=2.0,
-            extrapolated=False, to_dict=lambda: {'blocks': len(self.scores)})
+            extrapolated=False, note='', to_dict=lambda: {'blocks': len(self.scores)})
         return self.calibration
 
     def clear_scores(self):
@@ -141,7 +146,8 @@ def test_each_frame_is_given_with_the_command_in_force_before_it(host, monitor):
 @pytest.mark.parametrize('first', ['frames', 'commands'])
 def test_the_order_in_which_two_topics_come_does_not_matter(host, monitor, first):
     rig = Rig(host, monitor, grace_s=30.0)
-    streams = [lambda: [rig.frame(k) for k in range(6)], lambda: [rig.command(k) for k in range(6)]]
+    streams = [lambda: [rig.frame(k) for k in range(6)],
+               lambda: [rig.command(k) for k in range(6)]]
     for stream in streams if first == 'frames' else streams[::-1]:
         stream()
     expected = [(START + k * TICK, 0, None if k == 0 else (k - 1) / 100) for k in range(6)]
@@ -297,3 +303,48 @@ def test_commands_without_a_stamp_are_ordered_by_when_they_were_sent(host, monit
 
 def test_a_node_without_a_checkpoint_says_what_is_missing(host):
     assert host.add(SurpriseNode).exit_code == 1
+
+
+def test_a_checkpoint_is_scored_calibrated_and_remembers_its_calibration(
+        host, two_room, checkpoint, tmp_path):
+    from lewm_core.checkpoint import load_checkpoint
+    from lewm_core.surprise import SurpriseMonitor
+    parameters = {'checkpoint': checkpoint, 'device': 'cpu', 'save_calibration': True,
+                  'calibration_file': str(tmp_path / 'calibration.json')}
+    rig = Rig(host, ToyMonitor(two_room), checkpoint=checkpoint)  # for its bench alone
+    host.remove(rig.node)
+    rig.node = node = host.add(SurpriseNode, parameters={**parameters, 'reliable_camera': True})
+    assert node.active and node._monitor.calibration is None
+    assert host.wait_for(lambda: rig.bench.camera.get_subscription_count() == 1
+                         and rig.bench.command.get_subscription_count() == 1
+                         and node._topics._status.get_subscription_count() == 1)
+    rng = np.random.default_rng(0)
+    greys = rng.integers(0, 255, 400)
+    host.call(lambda: rig.drive(400, grey=lambda k: int(greys[k])))
+    answer = rig.call('recalibrate')
+    assert answer.success, answer.message
+    assert host.wait_for(lambda: len(rig.bench.statuses) == 133)
+
+    # The same numbers as the monitor alone, and the same threshold for whoever loads them.
+    alone = SurpriseMonitor(load_checkpoint(checkpoint))
+    scores = []
+    for k in range(400):
+        pixels = np.full((64, 64, 3), greys[k], np.uint8)
+        found = alone.update(SimpleNamespace(stamp_ns=k, pixels=pixels),
+                             None if k == 0 else np.array([(k - 1) / 100, 0.0]))
+        scores += [] if found is None else [found.score]
+    np.testing.assert_allclose([float(told(s)['score']) for s in rig.bench.statuses], scores,
+                               rtol=1e-5)
+    threshold = node._monitor.calibration.threshold
+    assert alone.calibration.threshold == pytest.approx(threshold)
+    again = host.add(SurpriseNode, name='again', parameters={
+        **parameters, 'promised_per_hour': 30.0})
+    assert again._monitor.calibration.threshold < threshold
+
+
+def test_a_promise_is_a_parameter_with_a_range(host, monitor):
+    node = host.add(SurpriseNode, monitor=monitor)
+    described = node.describe_parameter('promised_per_hour')
+    assert 'false alarms' in described.description and described.floating_point_range
+    with pytest.raises(UserError, match='promised_per_hour is -1.0'):
+        host.add(SurpriseNode, monitor=monitor, parameters={'promised_per_hour': -1.0})

@@ -1,0 +1,47 @@
+"""Where the surprise node's calibration lies, and what it says in a sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lewm_core import atomic
+from lewm_core.types import UserError
+
+
+def read_calibration(path: str) -> dict[str, Any] | None:
+    """The calibration in the JSON file at `path`; None when there is no path or no file yet."""
+    if not path or not Path(path).is_file():
+        return None
+    try:
+        return json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise UserError(f'calibration_file={path!r} is not JSON ({error}); delete it and call '
+                        '~/recalibrate') from None
+
+
+def save_calibration(calibration: Any, path: str, checkpoint: str) -> str:
+    """Where the calibration was written, in words: a JSON file, a checkpoint, both or neither.
+
+    Both are replaced whole or not at all. An empty string means that it isn't wanted there.
+    """
+    tree, where = calibration.to_dict(), ''
+    if path:
+        atomic.write_text(path, json.dumps(tree))
+        where += f'; written to {path}'
+    if checkpoint:
+        from lewm_core.checkpoint import update_metadata
+        update_metadata(checkpoint, calibration=tree)
+        where += f'; written into {checkpoint}'
+    return where
+
+
+def describe(calibration: Any) -> str:
+    """What the calibration rests on and what it promises."""
+    text = (f'calibrated on {calibration.blocks} blocks ({calibration.hours:.3g} h): threshold '
+            f'{calibration.threshold:.4g} for {calibration.promised_per_hour:g} false alarms an '
+            'hour')
+    if calibration.extrapolated:
+        text += ', extrapolated from the tail'
+    return f'{text} ({calibration.note})' if calibration.note else text

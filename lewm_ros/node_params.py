@@ -1,0 +1,43 @@
+"""The parameters of the serving nodes; those of the search and the alarm are in lewm_core."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lewm_ros.params import option
+
+_CHECKPOINT = 'the model: a .safetensors file'
+_ROBOT = 'a robot YAML or name that the checkpoint must be for; its topics are used'
+_DEVICE = 'auto, cpu, cuda or cuda:N'
+_RELIABLE = 'subscribe to the camera reliably, so that no frame is lost'
+
+
+@dataclass(frozen=True)
+class PlannerParams:
+    """The planner node's own parameters; those of the search are `planner.*`."""
+
+    checkpoint: str = option('', _CHECKPOINT)
+    robot: str = option('', _ROBOT)
+    goal: str = option('', 'an image file to drive to from the start')
+    device: str = option('auto', _DEVICE)
+    dry_run: bool = option(False, 'publish to ~/command_preview alone')
+    plan_deadline_s: float = option(0.0, 'seconds from a frame to its command; 0: one tick',
+                                    0.0, 60.0)
+    reliable_camera: bool = option(False, _RELIABLE)
+    queue_depth: int = option(5, 'camera messages that wait while the node is busy', 1, 10_000)
+
+
+@dataclass(frozen=True)
+class SurpriseParams:
+    """The surprise node's own parameters; those of the alarm stand beside them."""
+
+    checkpoint: str = option('', _CHECKPOINT)
+    robot: str = option('', _ROBOT)
+    device: str = option('auto', _DEVICE)
+    calibration_file: str = option('', 'a JSON file: read when it exists, written by '
+                                   '~/recalibrate')
+    save_calibration: bool = option(False, '~/recalibrate writes into the checkpoint')
+    reliable_camera: bool = option(False, _RELIABLE)
+    queue_depth: int = option(1000, 'messages that wait while the node is busy', 1, 100_000)
+    grace_s: float = option(0.5, 'seconds that a frame waits for the commands before it',
+                            0.0, 60.0)
