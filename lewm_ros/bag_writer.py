@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rosbags.interfaces import (Connection, Qos, QosDurability, QosHistory, QosLiveliness,
                                 QosReliability, QosTime)
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from lewm_core.types import UserError
@@ -20,11 +20,13 @@ _NO_LIMIT = QosTime(9223372036, 854775807)  # rmw's infinite duration
 class BagWriter:
     """Writes OUTPUT.partial-PID/OUTPUT and renames it to OUTPUT on `close`.
 
-    `counts` holds the number of messages by topic. Raises UserError when `output` exists and
-    `overwrite` is false. A process killed in between leaves only the partial folder.
+    `counts` holds the number of messages by topic; `compress` packs the mcap's chunks with zstd.
+    Raises UserError when `output` exists and `overwrite` is false. A process killed in between
+    leaves only the partial folder.
     """
 
-    def __init__(self, output: str | Path, overwrite: bool = False) -> None:
+    def __init__(self, output: str | Path, overwrite: bool = False,
+                 compress: bool = False) -> None:
         self.output = Path(output).absolute()
         if self.output.exists() and not overwrite:
             raise UserError(f'output {str(output)!r} exists already; give another path or '
@@ -34,6 +36,8 @@ class BagWriter:
         self._partial = self._folder / self.output.name
         shutil.rmtree(self._folder, ignore_errors=True)
         self._writer = Writer(self._partial, version=9, storage_plugin=StoragePlugin.MCAP)
+        if compress:
+            self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
         self._store = get_typestore(Stores.ROS2_JAZZY)
         self._connections: dict[str, Connection] = {}
         self.counts: dict[str, int] = {}

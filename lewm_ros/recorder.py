@@ -32,6 +32,7 @@ class RecorderConfig:
     output: str = option('', 'the bag to write, a directory that does not exist yet')
     robot: str = option('', 'a robot spec, by name or path: its topics are recorded')
     overwrite: bool = option(False, 'replace an output that exists')
+    compress: bool = option(False, 'pack the bag with zstd')
     depth: int = option(1000, 'messages that may wait for each topic', 1000, 1_000_000)
 
 
@@ -70,7 +71,7 @@ class Recorder(BasicNode):
         if not config.output:
             raise UserError('parameter output is empty; give the directory of the bag to write, '
                             'such as -p output:=bags/drive_1')
-        self._bag = BagWriter(config.output, config.overwrite)
+        self._bag = BagWriter(config.output, config.overwrite, config.compress)
         for path in self._bag.leftovers():
             size = sum(p.stat().st_size for p in path.rglob('*') if p.is_file())
             self.get_logger().warning(

@@ -184,14 +184,14 @@ def test_progress_reaches_the_total_and_stopping_leaves_nothing(tmp_path, two_ro
 def test_a_conversion_that_is_killed_leaves_no_finished_file_and_can_be_repeated(
         tmp_path, two_room):
     bag = write_bag(tmp_path / 'bag', drive(40, 3))
-    code = f'''
+    code = f"""
 import os, signal
 from lewm_core.robot import RobotSpec
 from lewm_ros.bags import convert
 spec = RobotSpec.load({str(ROOT / 'config/robot/two_room.yaml')!r})
 convert([{str(bag)!r}], spec, {str(tmp_path / 'data.h5')!r},
         on_progress=lambda done, total: os.kill(os.getpid(), signal.SIGKILL))
-'''
+"""
     found = subprocess.run([sys.executable, '-c', code], cwd=ROOT, timeout=120)
     assert found.returncode == -9
     assert not (tmp_path / 'data.h5').exists()
@@ -300,3 +300,12 @@ def test_images_as_jpeg_files_are_converted(tmp_path, two_room):
         messages.append((topic, log, m))
     _, data = converted(tmp_path, messages, spec)
     assert np.abs(data['pixels'].astype(int) - [30, 90, 200]).max() <= 4
+
+
+@pytest.mark.parametrize('bag', sorted(p.parent for p in ROOT.glob('bags/*/metadata.yaml')),
+                         ids=lambda p: p.name)
+def test_the_sample_bags_are_small_and_make_datasets(tmp_path, two_room, bag):
+    assert sum(p.stat().st_size for p in bag.iterdir()) < 1_000_000
+    report = convert([bag], two_room, tmp_path / 'data.h5')
+    assert report.frames == report.images and report.timeouts == 0
+    assert report.frames == 2000 and report.episodes == 20
