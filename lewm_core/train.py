@@ -17,6 +17,7 @@ from lewm_core.data import Dataset, Prefetch
 from lewm_core.evaluate import evaluate_checkpoint
 from lewm_core.event_log import EventLog
 from lewm_core.run_folder import RunFolder, Settings
+from lewm_core.surprise import calibrate, score_dataset
 from lewm_core.trainer import Progress, Trainer
 from lewm_core.types import UserError
 
@@ -106,7 +107,6 @@ def _finish(trainer: Trainer, folder: RunFolder, settings: Settings, dataset: Da
 
 def _calibration(trainer: Trainer, dataset: Dataset, config: SurpriseConfig) -> dict | None:
     """Surprise's calibration on episodes kept for it, or None when they are too few."""
-    from lewm_core.surprise import calibrate, score_dataset
     block_s = trainer.model.config.frameskip * dataset.spec.tick_s
     try:
         scores = score_dataset(trainer.model, dataset, 'calibration')

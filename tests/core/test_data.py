@@ -193,7 +193,7 @@ def test_an_unknown_split_is_a_user_error(recording):
 
 
 def test_a_killed_writer_leaves_no_file_that_looks_finished(tmp_path):
-    script = f'''
+    script = f"""
 import sys; sys.path[:0] = [{str(ROOT)!r}, {str(HERE)!r}]
 import numpy as np
 from conftest import toy_episode, toy_spec
@@ -202,7 +202,7 @@ writer, rng = DatasetWriter({str(tmp_path / 'd.h5')!r}, toy_spec()), np.random.d
 while True:
     writer.add_episode(*toy_episode(rng, 50))
     print('episode', flush=True)
-'''
+"""
     process = subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE, text=True)
     for _ in range(3):
         assert process.stdout.readline() == 'episode\n'

@@ -81,5 +81,6 @@ def test_missing_states_are_left_out():
     x, held_out = fit[:, 0].copy(), test[:, 0].copy()
     x[:50], held_out[7] = np.nan, np.nan
     never = np.full(600, np.nan)
-    scores = ridge_probe(fit, {'x': x, 'never': never}, test, {'x': held_out, 'never': never[:300]})
+    scores = ridge_probe(fit, {'x': x, 'never': never},
+                         test, {'x': held_out, 'never': never[:300]})
     assert list(scores) == ['x'] and scores['x'] > 0.999

@@ -117,7 +117,7 @@ WRONG = [
     ('cameras.0.type', 'sensor_msgs/msg/PointCloud2', 'but sensor_msgs/msg/Image or'),
     ('cameras.0.width', 4, 'camera width is 4, but 8 to 1024 pixels'),
     ('cameras.0.height', 4000, 'camera height is 4000'),
-    ('cameras.0.crop', [-1, 0, 10, 10], r'camera crop is \(-1, 0, 10, 10\), but x and y at least'),
+    ('cameras.0.crop', [-1, 0, 10, 10], r'crop is \(-1, 0, 10, 10\), but x and y at least 0'),
     ('cameras.0.crop', [0, 0, 0, 10], 'width and height at least 1'),
     # the action
     ('action.topic', '1cmd', "action topic is '1cmd'"),
@@ -130,7 +130,7 @@ WRONG = [
     ('action.fields.1.path', 'linear.x', "path is 'linear.x', but a unique dotted path"),
     ('action.fields.0.min', 2.0, r'limits of linear.x is \[2.0, 1.0\], but two finite numbers'),
     ('action.fields.0.max', float('inf'), 'two finite numbers, min below max'),
-    ('action.fields.1.safe', 3.0, r'safe value of angular.z is 3.0, but a number within \[-2, 2\]'),
+    ('action.fields.1.safe', 3.0, r'value of angular.z is 3.0, but a number within \[-2, 2\]'),
     # the state
     ('state.0.topic', '', "state topic is ''"),
     ('state.0.type', 'Odometry', "state type is 'Odometry'"),
