@@ -25,6 +25,7 @@ from lewm_ros.fields import make_command, message_class, set_field, set_stamp
 from lewm_ros.sim_config import SimConfig
 
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+_RECORDER_DEPTH = 1000  # what the recorder keeps waiting of each topic, at the least
 Spin = Callable[[float], None]
 
 
@@ -181,12 +182,13 @@ class Topics:
     def keep_pace_with_recorder(self, spin: Spin) -> None:
         """Nothing, once the recorder is no further behind than nearly the depth of the queues.
 
-        A reader that has stalled then loses nothing, however fast the world steps. A recorder
-        that gives no counts is not waited for.
+        A reader that has stalled then loses nothing, however fast the world steps: neither this
+        side's queue nor the recorder's, which is the smaller, overflows. A recorder that gives no
+        counts is not waited for.
         """
         if not self._recorded:
             return
-        allowed = max(1, int(0.8 * self._config.queue_depth))
+        allowed = max(1, int(0.8 * min(self._config.queue_depth, _RECORDER_DEPTH)))
         while (max(self.missing().values(), default=0) >= allowed
                and time.monotonic() < self._heard + self._config.record_timeout_s):
             spin(0.01)
