@@ -61,37 +61,35 @@ def cem(objective: Objective, low: Tensor | np.ndarray, high: Tensor | np.ndarra
         raise UserError(f'elites={config.elites} of samples={config.samples} candidates cannot '
                         'be chosen; give at most as many elites as samples')
     device = generator.device
-    low, high, std = (torch.as_tensor(v, dtype=torch.float32, device=device).reshape(-1)
+    low, high, std = (torch.as_tensor(v, device=device).reshape(-1)
                       for v in _inward(low, high, std))
-    ticks = 1 if config.hold else frameskip
-    shape = (batch, config.horizon, ticks, len(low))
+    shape = (batch, config.horizon, 1 if config.hold else frameskip, len(low))
+
+    def judge(candidates: Tensor) -> Tensor:
+        costs = objective(candidates.expand(-1, -1, -1, frameskip, -1))
+        return torch.where(torch.isfinite(costs), costs, torch.inf)
+
     mean = _first_mean(mean, center, low, high, shape)
     spread = (config.init_std * std).expand(shape)
-    best = torch.zeros(shape, device=device)
-    best_cost = torch.full((batch,), torch.inf, device=device)
-    cost = best_cost
+    best, best_cost = mean, torch.full((batch,), torch.inf, device=device)
     for _ in range(config.iterations):
         noise = torch.randn((batch, config.samples, *shape[1:]), generator=generator,
                             device=device)
         noise[:, 0] = 0
         candidates = torch.clamp(mean[:, None] + spread[:, None] * noise, low, high)
-        costs = _finite(objective(candidates.expand(-1, -1, -1, frameskip, -1)))
-        chosen = costs.topk(config.elites, dim=1, largest=False)
-        elites = _take(candidates, chosen.indices)
-        mean, spread = _refit(elites, chosen.values, mean, spread)
-        better = chosen.values[:, 0] < best_cost
-        best_cost = torch.where(better, chosen.values[:, 0], best_cost)
-        best = torch.where(better.view(-1, 1, 1, 1), elites[:, 0], best)
+        costs, chosen = judge(candidates).topk(config.elites, dim=1, largest=False)
+        elites = torch.stack([c[i] for c, i in zip(candidates, chosen)])
+        best, best_cost = _cheaper(elites[:, 0], costs[:, 0], best, best_cost)
+        mean, spread = _refit(elites, costs, mean, spread)
+        mean = torch.clamp(mean, low, high)  # rounding may carry a mean past a limit
     if not torch.isfinite(best_cost).all():
         raise SearchError(f'none of {config.samples} candidates had a finite cost in any of '
                           f'{config.iterations} iterations; look at the camera picture and the '
                           'checkpoint')
-    # The elites' mean averages the noise out; it is judged once more, for it was never tried.
-    cost = _finite(objective(mean[:, None].expand(-1, -1, -1, frameskip, -1)))[:, 0]
-    worse = cost > best_cost
-    actions = torch.where(worse.view(-1, 1, 1, 1), best, mean).expand(-1, -1, frameskip, -1)
-    return Solution(actions.contiguous(), torch.minimum(cost, best_cost), config.iterations,
-                    mean.expand(-1, -1, frameskip, -1).contiguous())
+    # The elites' mean averages the noise out, but it was never tried.
+    best, best_cost = _cheaper(mean, judge(mean[:, None])[:, 0], best, best_cost)
+    actions, mean = (v.expand(-1, -1, frameskip, -1).contiguous() for v in (best, mean))
+    return Solution(actions, best_cost, config.iterations, mean)
 
 
 def goal_objective(model: LatentDynamics, latents: Tensor, past: Tensor, goal: Tensor,
@@ -100,15 +98,13 @@ def goal_objective(model: LatentDynamics, latents: Tensor, past: Tensor, goal: T
 
     From the context `latents` (B, C, D) and the blocks `past` (B, C - 1, F, A) between them.
     `cost`: 'final', at the end of the horizon, as in the paper, or 'mean', over all of it, which
-    prefers to be there early and keeps the robot there. The candidates' imagined latents (B, S,
-    K, D) of the last call are the function's attribute `imagined`.
+    prefers to be there early and keeps the robot there. Raises UserError on another.
     """
     if cost not in ('mean', 'final'):
         raise UserError(f"cost={cost!r} is not known; choose one of ['mean', 'final']")
 
     def objective(actions: Tensor) -> Tensor:
         imagined = model.rollout(latents, past, actions)
-        objective.imagined = imagined
         if cost == 'final':
             imagined = imagined[:, :, -1:]
         return (imagined - goal[:, None, None]).square().mean(dim=(2, 3))
@@ -128,14 +124,13 @@ def _inward(low: Tensor | np.ndarray, high: Tensor | np.ndarray, std: Tensor | n
             ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The limits as float32 that lie within them: rounding must not reach beyond a limit."""
     exact = [np.asarray(torch.as_tensor(v).cpu(), dtype=np.float64) for v in (low, high, std)]
-    if not (exact[0] < exact[1]).all() or not (exact[2] > 0).all():
-        raise ValueError(f'limits {exact[0].tolist()} to {exact[1].tolist()} with deviations '
-                         f'{exact[2].tolist()}: each must leave room and vary')
     low32, high32 = exact[0].astype(np.float32), exact[1].astype(np.float32)
     low32 = np.where(low32 < exact[0], np.nextafter(low32, np.float32(np.inf)), low32)
     high32 = np.where(high32 > exact[1], np.nextafter(high32, np.float32(-np.inf)), high32)
-    # Limits closer together than float32 can tell leave one value, the nearest to both.
-    return np.minimum(low32, high32), high32, exact[2].astype(np.float32)
+    if not (low32 < high32).all() or not (exact[2] > 0).all():
+        raise ValueError(f'limits {exact[0].tolist()} to {exact[1].tolist()} with deviations '
+                         f'{exact[2].tolist()}: each must leave room and vary, in float32 too')
+    return low32, high32, exact[2].astype(np.float32)
 
 
 def _first_mean(mean: Tensor | None, center: Tensor | np.ndarray | None, low: Tensor,
@@ -153,13 +148,12 @@ def _first_mean(mean: Tensor | None, center: Tensor | np.ndarray | None, low: Te
     return torch.clamp(mean, low, high)
 
 
-def _finite(costs: Tensor) -> Tensor:
-    return torch.where(torch.isfinite(costs), costs, torch.inf)
-
-
-def _take(candidates: Tensor, indices: Tensor) -> Tensor:
-    """The chosen candidates (B, E, K, F, A), by `indices` (B, E)."""
-    return torch.stack([c[i] for c, i in zip(candidates, indices)])
+def _cheaper(new: Tensor, new_cost: Tensor, old: Tensor, old_cost: Tensor
+             ) -> tuple[Tensor, Tensor]:
+    """The cheaper of two plans (B, K, F, A) and its cost (B,), the new one where they are equal.
+    """
+    better = new_cost <= old_cost
+    return torch.where(better.view(-1, 1, 1, 1), new, old), torch.minimum(new_cost, old_cost)
 
 
 def _refit(elites: Tensor, costs: Tensor, mean: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,5 +163,4 @@ def _refit(elites: Tensor, costs: Tensor, mean: Tensor, spread: Tensor) -> tuple
     fitted = (weight * elites).sum(dim=1) / count.clamp(min=1)
     variance = (weight * (elites - fitted[:, None]).square()).sum(dim=1) / count.clamp(min=1)
     some = count > 0
-    # A mean of values within the limits is within them but for rounding, which `cem` clamps away.
     return torch.where(some, fitted, mean), torch.where(some, variance.sqrt(), spread)
