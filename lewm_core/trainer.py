@@ -68,7 +68,9 @@ class Trainer:
                                      config.seed)
         self.generator = torch.Generator(self.device)
         held_out = dataset.windows('validation', *self.window)
-        self._held_out = held_out[::max(1, math.ceil(len(held_out) / _VALIDATION_WINDOWS))]
+        # Mixed, because SIGReg is about a batch: windows of one episode alone are not normal.
+        self._held_out = np.random.default_rng(config.seed).permutation(
+            held_out)[:_VALIDATION_WINDOWS]
         self._validation: dict[str, float] = {}
         self._validated = -1
         self._pending: list[torch.Tensor] = []
