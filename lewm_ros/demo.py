@@ -38,7 +38,7 @@ class Run:
     output: Path
     fleet: Fleet
     watcher: Watcher
-    overrides: list[str]
+    settings: list[str]
     figures: dict[str, Any] = field(default_factory=dict)
     material: Material = field(default_factory=Material)
     started: float = field(default_factory=time.monotonic)
@@ -115,8 +115,11 @@ def prepare_output(output: Path, overwrite: bool) -> None:
     output.mkdir(parents=True)
 
 
-def main(job: DemoJob, overrides: list[str] | None = None) -> int:
-    """The demo's exit code; `overrides` are passed on to the training job."""
+def main(job: DemoJob, settings: list[str]) -> int:
+    """The demo's exit code: 0 when all steps ran, whatever the figures are.
+
+    `settings` are the values of the job's groups as overrides, for the training job.
+    """
     from lewm_ros import demo_drive, demo_learn, demo_verdict
     robot = robot_path(job.robot)
     spec = RobotSpec.load(robot)
@@ -129,7 +132,7 @@ def main(job: DemoJob, overrides: list[str] | None = None) -> int:
         watcher = Watcher(domain)
         try:
             run = Run(job, spec, robot, WORLDS.get(spec.name, spec.name), output, fleet, watcher,
-                      list(overrides or ()))
+                      settings)
             run.material.title = f'{spec.name}: a robot learns from its own recording'
             with run.step(1, f'{spec.name} drives itself and is recorded ({job.frames} frames)'):
                 demo_learn.record(run)

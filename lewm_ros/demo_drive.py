@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lewm_core.checkpoint import load_checkpoint
 from lewm_core.tails import auroc, poisson_interval, wilson_interval
-from lewm_core.types import UserError
 from lewm_ros.fleet import ros_arguments
 
 if TYPE_CHECKING:
@@ -18,6 +16,8 @@ if TYPE_CHECKING:
 
 TRIAL_TICKS = 60
 EVENT_GAP_TICKS = 40
+# Times real time: what the surprise node keeps up with on two cores, so that it misses no block.
+WATCH_SPEED = 40.0
 # The calibration drive, the watched drive and the trials must not be one and the same random walk.
 CALIBRATION_SEED, WATCH_SEED = 1_000_003, 2_000_003
 
@@ -32,8 +32,8 @@ def plan(run: Run) -> None:
     driven = _trials(run, 'external', run.job.goals, lockstep=True)
     run.material.trials = driven[:8]
     run.material.goal_images = run.watcher.goal_pictures()[:8]
+    spoken = run.watcher.news_of('planner_node')
     realtime = _trials(run, 'external', run.job.realtime_goals, lockstep=False, speed=1.0)
-    latency = run.watcher.diagnostics
     run.fleet.stop('planner_node')
     others = {policy: _trials(run, policy, run.job.goals) for policy in ('random', 'hold', 'line')}
     reached = sum(trial['reached'] for trial in driven)
@@ -43,13 +43,20 @@ def plan(run: Run) -> None:
         'ci_high': high, 'strict_success_rate': _share(driven, 'strict'),
         **{f'{name}_success_rate': _share(trials, 'reached') for name, trials in others.items()},
         'realtime_goals': len(realtime), 'realtime_success_rate': _share(realtime, 'reached'),
-        'action_limit_violations': sum(t['violations'] for t in driven + realtime),
-    }
-    del latency
+        'realtime_factor': _realtime_factor(driven), 'timeouts': sum(t['timeouts'] for t in driven),
+        'latency_ms_p50': float(spoken['latency_ms_p50']),
+        'latency_ms_p95': float(spoken['latency_ms_p95']),
+        'action_limit_violations': sum(t['violations'] for t in driven + realtime)}
 
 
 def _share(trials: list[dict[str, Any]], key: str) -> float:
     return sum(trial[key] for trial in trials) / len(trials) if trials else math.nan
+
+
+def _realtime_factor(trials: list[dict[str, Any]]) -> float:
+    """Simulated seconds a wall second, over all trials."""
+    simulated = sum(trial['driven'] for trial in trials)
+    return simulated / sum(trial['driven'] / trial['realtime_factor'] for trial in trials)
 
 
 def _trials(run: Run, policy: str, count: int, **parameters: Any) -> list[dict[str, Any]]:
@@ -69,9 +76,11 @@ def _trials(run: Run, policy: str, count: int, **parameters: Any) -> list[dict[s
 
 def _outcome(values: dict[str, str]) -> dict[str, Any]:
     """A trial's key–value pairs as what they mean."""
+    path = json.loads(values['path'])
     return {'reached': values['reached'] == 'true', 'strict': values['strict'] == 'true',
             'ticks': int(values['ticks']), 'timeouts': int(values['timeouts']),
-            'violations': int(values['violations']), 'path': json.loads(values['path'])}
+            'violations': int(values['violations']), 'path': path, 'driven': len(path) - 1,
+            'realtime_factor': float(values['realtime_factor'])}
 
 
 def watch(run: Run) -> None:
@@ -80,24 +89,33 @@ def watch(run: Run) -> None:
     run.watcher.forget()
     run.fleet.start('surprise_node', 'lewm_ros.surprise_node', ros_arguments({
         'checkpoint': run.checkpoint, 'autostart': True, 'reliable_camera': True,
-        'promised_per_hour': job.surprise.promised_per_hour}))
+        **vars(job.surprise)}))
+    run.watcher.wait_for('surprise_node', lambda: 'surprise_node' in run.watcher.diagnostics, 60,
+                         run.fleet.check)
     ticks = math.ceil(60 * job.calibration_minutes * rate)
-    _drive(run, 'sim_robot_calibrate', ticks, seed=job.seed + CALIBRATION_SEED)
+    _drive(run, 'sim_robot_calibrate', ticks, job.seed + CALIBRATION_SEED)
     run.watcher.call('surprise_node/recalibrate')
     run.watcher.forget()
     quiet = math.ceil(60 * job.normal_minutes * rate)
     busy = (job.teleports + 2 * job.colours + 1) * EVENT_GAP_TICKS
-    _drive(run, 'sim_robot_watch', quiet + busy, seed=job.seed + WATCH_SEED, start_stamp=1e6,
+    _drive(run, 'sim_robot_watch', quiet + busy, job.seed + WATCH_SEED, start_stamp=1e6,
            normal_ticks=quiet, teleports=job.teleports, colours=job.colours,
            event_gap_ticks=EVENT_GAP_TICKS)
     run.fleet.stop('surprise_node')
-    if not run.watcher.statuses:
-        raise UserError('surprise_node scored nothing; look into '
-                        f'{run.fleet.log_dir / "surprise_node.log"}')
-    frameskip = load_checkpoint(run.checkpoint).model.config.frameskip
     run.material.scores = [_score(values) for values in run.watcher.statuses]
     run.material.events = list(run.watcher.events)
-    run.figures['surprise'] = _surprise(run, quiet / rate, frameskip / rate)
+    run.figures['surprise'] = _surprise(run, quiet / rate, job.model.frameskip / rate)
+
+
+def _drive(run: Run, name: str, frames: int, seed: int, **parameters: Any) -> None:
+    """Lets the robot drive itself for `frames` ticks while the surprise node scores each block."""
+    frameskip = run.job.model.frameskip
+    run.sim(name, mode='drive', policy='explore', frames=frames, seed=seed, wait_subscribers=1,
+            recorded_topic='', speed=WATCH_SPEED, **parameters)
+    blocks, statuses = frames // frameskip - 1, run.watcher.statuses
+    run.follow('blocks watched', blocks, lambda: len(statuses),
+               lambda: len(statuses) >= blocks and run.fleet.ended(name), 900)
+    run.fleet.check()
 
 
 def _score(values: dict[str, Any]) -> dict[str, Any]:

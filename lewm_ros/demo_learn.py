@@ -46,9 +46,7 @@ def learn(run: Run) -> None:
     """Runs `train_from_bags` on the bag and keeps its loss curves."""
     job = run.job
     words = [f'bags={run.output / "bag"}', f'robot={run.robot}', f'output={run.output / "model"}',
-             *run.overrides]
-    if not any(word.startswith('train.seed=') for word in words):
-        words.append(f'train.seed={job.seed}')
+             *run.settings]
     begun = time.monotonic()
     run.fleet.start('train_from_bags', 'lewm_ros.train_from_bags', words)
     run.follow('training', job.train.steps, lambda: round(run.watcher.progress * job.train.steps),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,15 @@ def write_report(output: Path, figures: dict[str, Any], material: Material) -> t
     page.table([(name, f'{seconds:.1f} s') for name, seconds in material.steps],
                ('step', 'wall time'))
     page.write(output / 'report.html')
-    write_text(output / 'report.json', json.dumps(figures, indent=2) + '\n')
+    write_text(output / 'report.json', json.dumps(_plain(figures), indent=2, allow_nan=False) + '\n')
     return output / 'report.json', output / 'report.html'
+
+
+def _plain(tree: Any) -> Any:
+    """The figures as JSON knows them: what is no number is null."""
+    if isinstance(tree, dict):
+        return {key: _plain(value) for key, value in tree.items()}
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def _flatten(tree: dict[str, Any], prefix: str = '') -> Any:

@@ -14,7 +14,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
-from std_msgs.msg import Float64, Header
+from std_msgs.msg import Float32, Header
 from std_srvs.srv import Trigger
 
 from lewm_core.types import UserError
@@ -50,7 +50,7 @@ class Watcher:
         self.goals: list[Any] = []
         self.counts: dict[str, dict[str, str]] = {}
         self.diagnostics: dict[str, dict[str, str]] = {}
-        self.loss = float('nan')
+        self.progress = 0.0
         self._subscribe()
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
@@ -67,7 +67,7 @@ class Watcher:
         for side in ('sim_robot/published', 'recorder/recorded'):
             add(DiagnosticArray, side, lambda m, side=side: self._on_counts(side, m), _LATCHED)
         add(DiagnosticArray, '/diagnostics', self._on_diagnostics, _RELIABLE)
-        add(Float64, 'train_from_bags/loss', self._on_loss, _RELIABLE)
+        add(Float32, 'train_from_bags/progress', self._on_progress, _LATCHED)
 
     def _on_trial(self, message: DiagnosticArray) -> None:
         self.trials += [key_values(status) for status in message.status]
@@ -88,8 +88,8 @@ class Watcher:
         for status in message.status:
             self.diagnostics[status.name] = {**key_values(status), 'message': status.message}
 
-    def _on_loss(self, message: Float64) -> None:
-        self.loss = message.data
+    def _on_progress(self, message: Float32) -> None:
+        self.progress = message.data
 
     def _spin(self) -> None:
         while not self._closing:
@@ -98,6 +98,14 @@ class Watcher:
     def goal_pictures(self) -> list[Any]:
         """The goal images heard so far, as RGB (H, W, 3) uint8."""
         return [decode(message) for message in self.goals]
+
+    def news_of(self, name: str, timeout_s: float = 3.0) -> dict[str, str]:
+        """The next diagnostics of a node, or the newest known when none come in time."""
+        before = self.diagnostics.get(name)
+        deadline = time.monotonic() + timeout_s
+        while self.diagnostics.get(name) is before and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return self.diagnostics.get(name, {})
 
     def wait_for(self, what: str, ready: Callable[[], Any], timeout_s: float,
                  check: Callable[[], None] = lambda: None) -> None:

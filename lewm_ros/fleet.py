@@ -25,7 +25,7 @@ def ros_arguments(parameters: dict[str, Any], remaps: dict[str, str] | None = No
     """`--ros-args` for a node: parameters as YAML scalars, remappings as from:=to."""
     words = ['--ros-args']
     for name, value in parameters.items():
-        text = str(value).lower() if isinstance(value, bool) else str(value)
+        text = str(value).lower() if isinstance(value, bool) else str(value) or "''"
         words += ['-p', f'{name}:={text}']
     for old, new in (remaps or {}).items():
         words += ['-r', f'{old}:={new}']
