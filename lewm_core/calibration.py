@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 MIN_BLOCKS = 30
 _MIN_EXCEEDANCES = 10
 _KEEP, _KEEP_TOP = 2000, 1000
+_TAIL_PEAKS = 500  # more of them fit no better, and reach too far into the bulk
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,9 @@ class Calibration:
             return self.peaks[min(int(expected), len(self.peaks) - 1)]
         return self.tail_from + self._tail.level(expected / self.tail_peaks)
 
-    @cached_property
+    @property
     def _tail(self) -> ParetoTail:
-        return ParetoTail.fit(np.array(self.peaks[:self.tail_peaks]) - self.tail_from)
+        return _fit(self.peaks[:self.tail_peaks], self.tail_from)
 
     @cached_property
     def _sorted(self) -> np.ndarray:
@@ -140,11 +141,11 @@ def calibrate(episodes: Sequence[np.ndarray], block_s: float, config: SurpriseCo
     found = np.sort(np.concatenate([peaks(s, config.cluster_blocks) for s in series]))[::-1]
     share = max(config.tail, _MIN_EXCEEDANCES / len(scores))
     start = float(np.quantile(scores, 1 - share))
-    above = min(int((found > start).sum()), _KEEP)
-    if above == _KEEP:
-        start = float(found[min(_KEEP, len(found) - 1)])
-        above = int((found > start).sum())
-    tail = ParetoTail.fit(found[:above] - start) if above else None
+    if len(found) > _TAIL_PEAKS:
+        start = max(start, float(found[_TAIL_PEAKS]))
+    above = int((found > start).sum())
+    highest = tuple(found[:_KEEP].tolist())
+    tail = _fit(highest[:above], start) if above else None
     note = '' if tail else ('the highest scores are all equal, so nothing shows how much an '
                             'ordinary score varies; the threshold is twice the highest')
     if note:
@@ -152,8 +153,13 @@ def calibrate(episodes: Sequence[np.ndarray], block_s: float, config: SurpriseCo
     calibration = Calibration(
         config.promised_per_hour, math.nan, extrapolated, len(scores), hours, block_s,
         config.cluster_blocks, tail.shape if tail else 0.0, tail.scale if tail else 0.0, start,
-        above, tuple(scores[_kept(len(scores))].tolist()), tuple(found[:_KEEP].tolist()), note)
+        above, tuple(scores[_kept(len(scores))].tolist()), highest, note)
     return calibration.promising(config)
+
+
+@lru_cache(maxsize=8)
+def _fit(highest: tuple[float, ...], start: float) -> ParetoTail:
+    return ParetoTail.fit(np.array(highest) - start)
 
 
 def _extrapolated(config: SurpriseConfig, hours: float) -> bool:
