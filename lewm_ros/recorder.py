@@ -33,7 +33,7 @@ class RecorderConfig:
     robot: str = option('', 'a robot spec, by name or path: its topics are recorded')
     overwrite: bool = option(False, 'replace an output that exists')
     compress: bool = option(False, 'pack the bag with zstd')
-    depth: int = option(1000, 'messages that may wait for each topic', 1000, 1_000_000)
+    depth: int = option(2000, 'messages that may wait for each topic', 1000, 1_000_000)
 
 
 @dataclass
