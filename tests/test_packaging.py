@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import os
 import re
 import shlex
@@ -54,10 +55,16 @@ def wheel(tmp_path_factory):
 
 
 def pip(*words, cwd):
-    if not shutil.which('pip') and subprocess.run([sys.executable, '-m', 'pip', '--version'],
-                                                  capture_output=True).returncode:
+    """What pip prints; skips where it, or what builds wheels without a network, is missing."""
+    if importlib.util.find_spec('pip') is None:
         pytest.skip('pip is not installed')
+    if setuptools_version() < (70, 1) and importlib.util.find_spec('wheel') is None:
+        pytest.skip('neither setuptools >= 70.1 nor wheel is installed')
     return call(sys.executable, '-m', 'pip', *words, cwd=cwd)
+
+
+def setuptools_version():
+    return tuple(int(n) for n in metadata.version('setuptools').split('.')[:2])
 
 
 def copy_to(folder):
@@ -138,7 +145,7 @@ def colcon():
                                         f'{os.environ.get("PATH", "")}')
     if found is None:
         pytest.skip('colcon is not installed')
-    if int(metadata.version('setuptools').partition('.')[0]) >= 80:
+    if setuptools_version() >= (80,):
         pytest.skip('colcon needs setuptools < 80')
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib.util
 import json
 import os
@@ -151,3 +152,32 @@ def test_a_wrong_argument_is_named_and_nothing_starts(launched, key, value):
 def test_a_parameter_file_is_one_for_any_node_name(path):
     tree = yaml.safe_load(path.read_text())
     assert list(tree) == ['/**'] and list(tree['/**']) == ['ros__parameters']
+
+
+def node_parameters(file):
+    """The names of all parameters of the node that the launch file starts."""
+    from lewm_core.config import PlannerConfig, SurpriseConfig
+    from lewm_ros.node_params import PlannerParams, SurpriseParams
+    from lewm_ros.recorder import RecorderConfig
+    from lewm_ros.sim_config import SimConfig
+    kinds = {'sim': (SimConfig,), 'record': (RecorderConfig,), 'plan': (PlannerParams,),
+             'surprise': (SurpriseParams, SurpriseConfig)}[file]
+    names = {f.name for kind in kinds for f in dataclasses.fields(kind)}
+    if file == 'plan':
+        names |= {f'planner.{f.name}' for f in dataclasses.fields(PlannerConfig)}
+    return names | {'use_sim_time', 'autostart', 'topics'}
+
+
+@pytest.mark.parametrize('file', ['sim', 'record', 'plan', 'surprise'])
+def test_every_argument_is_a_parameter_of_the_node(file):
+    tree = ast.parse((ROOT / 'launch' / f'{file}.launch.py').read_text())
+    names = {node.args[0].value for node in ast.walk(tree)
+             if isinstance(node, ast.Call) and ast.unparse(node.func) == 'Argument'}
+    assert names and names <= node_parameters(file)
+
+
+@pytest.mark.parametrize(('file', 'params'), [
+    ('sim', 'sim'), ('record', 'record'), ('plan', 'planner'), ('surprise', 'surprise')])
+def test_a_parameter_file_names_parameters_of_the_node(file, params):
+    tree = yaml.safe_load((ROOT / 'config' / 'ros' / f'{params}.yaml').read_text())
+    assert set(tree['/**']['ros__parameters']) <= node_parameters(file)
