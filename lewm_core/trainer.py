@@ -61,8 +61,7 @@ class Trainer:
         self.model = WorldModel(model, dataset.spec)
         self.model.set_action_statistics(*action_statistics(dataset))
         self.model.to(self.device).train()
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.learning_rate,
-                                           weight_decay=config.weight_decay, fused=True)
+        self.optimizer = _optimizer(self.model, config)
         self.window = (model.history + 1, model.frameskip)
         self.sampler = WindowSampler(dataset.windows('train', *self.window), config.batch_size,
                                      config.seed)
@@ -179,6 +178,15 @@ class Trainer:
             f'{values[2]:g}), but it must be finite; lower train.learning_rate '
             f'({self.config.learning_rate:g} now), or use precision=float32, or look at the '
             f'windows of that batch, which start at rows {", ".join(map(str, starts))}')
+
+
+def _optimizer(model: WorldModel, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW over all parameters, fused where this PyTorch can: before 2.4 not on a CPU."""
+    keys = {'lr': config.learning_rate, 'weight_decay': config.weight_decay}
+    try:
+        return torch.optim.AdamW(model.parameters(), fused=True, **keys)
+    except RuntimeError:
+        return torch.optim.AdamW(model.parameters(), **keys)
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
