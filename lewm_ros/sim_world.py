@@ -25,15 +25,14 @@ def make_world(name: str, spec: RobotSpec) -> Any:
     """
     name = name or spec.name
     name = _KNOWN.get(name, name)
-    size = spec.camera.source_width or spec.camera.width
     if name == 'two_room':
         from lewm_core.two_room import TwoRoom
-        return TwoRoom(size)
+        return TwoRoom()
     if name == 'push':
         from lewm_core.push import Push
-        return Push(size)
-    from lewm_core.gym_robot import GymRobot
-    return GymRobot(name, size)
+        return Push()
+    from lewm_core.envs import GymRobot
+    return GymRobot(name, spec.camera.source_width or spec.camera.width)
 
 
 def check_world(world: Any, spec: RobotSpec) -> None:
