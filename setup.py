@@ -33,21 +33,21 @@ setup(
     data_files=share(),
     zip_safe=False,
     python_requires='>=3.10',
-    # No ROS package and no exact version: a robot's own rclpy and torch serve. What `make`
-    # installs, version by version, is in requirements.txt.
+    # No ROS package and no exact version: a robot's own rclpy and torch serve. The oldest ones are
+    # those of Ubuntu 24.04. What `make` installs, version by version, is in requirements.txt.
     install_requires=[
-        'h5py>=3.7',
+        'h5py>=3.10',
         'hydra-core>=1.3,<1.4',
-        'matplotlib>=3.5',
-        'numpy>=1.22',
-        'opencv-python-headless>=4.5',
-        'PyYAML>=5.4',
+        'matplotlib>=3.6',
+        'numpy>=1.26',
+        'opencv-python-headless>=4.6',
+        'PyYAML>=6.0',
         'rosbags>=0.10',
         'safetensors>=0.4',
-        'scipy>=1.8',
+        'scipy>=1.11',
         'setuptools',
         'torch>=2.1',
-        'tqdm',
+        'tqdm>=4.66',
     ],
     extras_require={
         'sim': ['gymnasium>=0.29'],
