@@ -9,6 +9,7 @@ from lewm_ros.params import option
 _CHECKPOINT = 'the model: a .safetensors file'
 _ROBOT = 'a robot YAML or name that the checkpoint must be for; its topics are used'
 _DEVICE = 'auto, cpu, cuda or cuda:N'
+_THREADS = 'CPU threads of the model; 0: as PyTorch chooses; 1 where other nodes need the cores'
 _RELIABLE = 'subscribe to the camera reliably, so that no frame is lost'
 
 
@@ -20,6 +21,7 @@ class PlannerParams:
     robot: str = option('', _ROBOT)
     goal: str = option('', 'an image file to drive to from the start')
     device: str = option('auto', _DEVICE)
+    threads: int = option(0, _THREADS, 0, 1024)
     dry_run: bool = option(False, 'publish to ~/command_preview alone')
     plan_deadline_s: float = option(0.0, 'seconds from a frame to its command; 0: one tick',
                                     0.0, 60.0)
@@ -34,6 +36,7 @@ class SurpriseParams:
     checkpoint: str = option('', _CHECKPOINT)
     robot: str = option('', _ROBOT)
     device: str = option('auto', _DEVICE)
+    threads: int = option(0, _THREADS, 0, 1024)
     calibration_file: str = option('', 'a JSON file: read when it exists, written by '
                                    '~/recalibrate')
     save_calibration: bool = option(False, '~/recalibrate writes into the checkpoint')

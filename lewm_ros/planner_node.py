@@ -68,7 +68,8 @@ class PlannerNode(ManagedNode):
             self._take_goal(goal, header)
 
     def _load(self) -> Any:
-        checkpoint, device = load(self._params.checkpoint, self._params.device)
+        params = self._params
+        checkpoint, device = load(params.checkpoint, params.device, params.threads)
         from lewm_core.agent import Agent
         search = self._explicit.fill(checkpoint.planner, 'planner')
         return Agent(checkpoint, search, device=device)

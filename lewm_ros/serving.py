@@ -22,7 +22,7 @@ LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 RELIABLE = QoSProfile(depth=10)
 
 
-def load(path: str, device: str) -> tuple[Any, Any]:
+def load(path: str, device: str, threads: int = 0) -> tuple[Any, Any]:
     """The Checkpoint at `path` and its torch device ('auto': CUDA where there is one).
 
     Raises UserError when no path is given, and what `load_checkpoint` raises.
@@ -32,7 +32,9 @@ def load(path: str, device: str) -> tuple[Any, Any]:
                         'expected; give one with -p checkpoint:=PATH')
     # Here, not above: PyTorch takes a second to import, and a node with a toy needs none.
     from lewm_core.checkpoint import load_checkpoint
+    from lewm_core.threads import set_threads
     from lewm_core.trainer import resolve_device
+    set_threads(threads)
     found = resolve_device(device)
     return load_checkpoint(path, found), found
 

@@ -26,7 +26,9 @@ from lewm_ros.serving import camera_qos, check_types, load, picture, serving_spe
 from lewm_ros.steps import LiveClock, Step, StepBuilder
 from lewm_ros.surprise_topics import SurpriseTopics
 
-_QUIET_S = 0.2  # no image for so long: none waits in the queue
+# The executor takes a waiting image between any two calls of a timer, however long one takes to
+# score: none has come between so many calls, so none waits.
+_QUIET_POLLS = 3
 
 
 class SurpriseNode(ManagedNode):
@@ -47,6 +49,7 @@ class SurpriseNode(ManagedNode):
         self._made: list[Any] = []
         self._count: Counter[str] = Counter()
         self._trouble = ''
+        self._idle_polls = 0  # calls of the timer since the last image
         self._sent_ns = 0  # when the newest image was sent
         self._lag_s = 0.0  # how long it was under way and in the queue
 
@@ -69,7 +72,7 @@ class SurpriseNode(ManagedNode):
 
     def _load(self) -> Any:
         params = self._params
-        checkpoint, device = load(params.checkpoint, params.device)
+        checkpoint, device = load(params.checkpoint, params.device, params.threads)
         from lewm_core.surprise import SurpriseMonitor
         config = self._explicit.fill(checkpoint.surprise, '')
         stored = read_calibration(params.calibration_file)
@@ -95,7 +98,7 @@ class SurpriseNode(ManagedNode):
             self.create_service(Trigger, '~/recalibrate', self._on_recalibrate,
                                 callback_group=self._waiting_group),
             self.create_service(Trigger, '~/clear_scores', self._on_clear_scores)]
-        self._poll = self.steady_timer(max(0.02, params.grace_s / 5), self._on_poll)
+        self._poll = self.steady_timer(min(0.1, max(0.02, params.grace_s / 5)), self._on_poll)
         self._waiting: list[tuple[int, Future]] = []
 
     def activate(self) -> None:
@@ -128,6 +131,7 @@ class SurpriseNode(ManagedNode):
         if self._builder is None:
             return
         self._received_s = time.monotonic()
+        self._idle_polls = 0
         self._sent_ns = info['source_timestamp']
         self._lag_s = 1e-9 * (time.time_ns() - self._sent_ns)
         stamp = self._stamp('camera', message, info)
@@ -172,9 +176,9 @@ class SurpriseNode(ManagedNode):
     def _on_poll(self) -> None:
         if self._builder is not None:
             self._watch(self._builder.poll(time.monotonic_ns()))
-        quiet = time.monotonic() - self._received_s > _QUIET_S
+        self._idle_polls += 1
         for called_ns, future in list(self._waiting):
-            if quiet or self._sent_ns > called_ns:
+            if self._idle_polls >= _QUIET_POLLS or self._sent_ns > called_ns:
                 self._waiting.remove((called_ns, future))
                 future.set_result(None)
 

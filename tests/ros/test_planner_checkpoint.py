@@ -17,7 +17,7 @@ START = 1_000_000_000_000
 
 def _planner(host, checkpoint, **parameters):
     return host.add(PlannerNode, parameters={
-        'checkpoint': checkpoint, 'device': 'cpu', 'reliable_camera': True,
+        'checkpoint': checkpoint, 'device': 'cpu', 'threads': 1, 'reliable_camera': True,
         'plan_deadline_s': 30.0, **parameters})
 
 

@@ -123,7 +123,7 @@ class Rig:
         client = self.bench.create_client(Trigger, f'surprise_node/{service}')
         assert self.host.wait_for(client.service_is_ready)
         future = self.host.call(lambda: client.call_async(Trigger.Request()))
-        assert self.host.wait_for(future.done)
+        assert self.host.wait_for(future.done, 60)
         return future.result()
 
 
@@ -309,7 +309,8 @@ def test_a_checkpoint_is_scored_calibrated_and_remembers_its_calibration(
         host, two_room, checkpoint, tmp_path):
     from lewm_core.checkpoint import load_checkpoint
     from lewm_core.surprise import SurpriseMonitor
-    parameters = {'checkpoint': checkpoint, 'device': 'cpu', 'save_calibration': True,
+    parameters = {'checkpoint': checkpoint, 'device': 'cpu', 'threads': 1,
+                  'save_calibration': True,
                   'calibration_file': str(tmp_path / 'calibration.json')}
     rig = Rig(host, ToyMonitor(two_room), checkpoint=checkpoint)  # for its bench alone
     host.remove(rig.node)
