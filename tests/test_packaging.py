@@ -211,3 +211,13 @@ def test_no_file_names_a_package_registry():
                  '.github/workflows/ci.yml'):
         assert not re.search(r'index-url|find-links|pypi\.org|pytorch\.org',
                              (ROOT / name).read_text()), name
+
+
+def test_make_without_a_python_that_serves_says_what_to_do(tmp_path):
+    if shutil.which('make') is None:
+        pytest.skip('make is not installed')
+    made = subprocess.run(['make', 'demo', f'VENV={tmp_path / "venv"}', 'PYTHON=false'], cwd=ROOT,
+                          text=True, capture_output=True, env=clean_environment(MAKEFLAGS=''))
+    assert made.returncode != 0
+    assert 'Python 3.10, 3.11 or 3.12 is needed' in made.stderr
+    assert not (tmp_path / 'venv').exists()
