@@ -55,11 +55,41 @@ class _Attention(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(heads * head_dim, width), nn.Dropout(dropout))
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = self.to_qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        """What each token (B, T, W) hears from itself and those before it."""
+        q, k, v = self._split(self.to_qkv(self.norm(x))).unbind(2)
         dropout = self.dropout if self.training else 0.0
-        x = functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
-        return self.to_out(x.transpose(1, 2).flatten(2))
+        if x.device.type != 'cpu' or x.shape[1] > _SHORT:
+            q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+            x = functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout,
+                                                        is_causal=True).transpose(1, 2)
+        else:
+            x = torch.cat([_attend(q[:, t:t + 1], k[:, :t + 1], v[:, :t + 1], dropout)
+                           for t in range(x.shape[1])], dim=1)
+        return self.to_out(x.flatten(2))
+
+    def last(self, x: Tensor) -> Tensor:
+        """What the last token alone (B, W) hears; only it asks."""
+        x = self.norm(x)
+        inner = self.to_qkv.out_features // 3
+        q = self._split(functional.linear(x[:, -1:], self.to_qkv.weight[:inner]))
+        k, v = self._split(functional.linear(x, self.to_qkv.weight[inner:])).unbind(2)
+        return self.to_out(_attend(q.squeeze(2), k, v).flatten(1))
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(B, T, n·heads·d) as (B, T, n, heads, d)."""
+        return x.unflatten(-1, (-1, self.heads, self.to_out[0].in_features // self.heads))
+
+
+# Up to this many tokens, plain products are several times faster on a CPU than the kernel for
+# long sequences.
+_SHORT = 4
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+    """The answer (B, 1, heads, d) to one query from keys and values (B, T, heads, d)."""
+    score = (q * q.shape[-1] ** -0.5 * k).sum(-1, keepdim=True)
+    weight = functional.dropout(score.softmax(1), dropout, training=dropout > 0)
+    return (weight * v).sum(1, keepdim=True)
 
 
 class _FeedForward(nn.Module):
@@ -97,6 +127,14 @@ class Block(nn.Module):
         x = x + gate1 * self.attn(self.norm1(x) * (1 + scale1) + shift1)
         return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
 
+    def last(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """The last token alone (B, W) after this block, at a fraction of the work."""
+        shift, scale = modulation.chunk(6, dim=-1)[:2]
+        heard = self.attn.last(self.norm1(x) * (1 + scale) + shift)
+        _, _, gate1, shift2, scale2, gate2 = modulation[:, -1].chunk(6, dim=-1)
+        x = x[:, -1] + gate1 * heard
+        return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+
 
 class _Transformer(nn.Module):
     def __init__(self, config: ModelConfig):
@@ -123,13 +161,27 @@ class Predictor(nn.Module):
 
     def modulations(self, action_emb: Tensor) -> Tensor:
         """The modulation (..., depth, 6·W) of every block by each action embedding (..., W)."""
-        return torch.stack([layer.adaLN_modulation(action_emb)
-                            for layer in self.transformer.layers], dim=-2)
+        parts = [layer.adaLN_modulation[1] for layer in self.transformer.layers]
+        # One product for all blocks.
+        weight, bias = (torch.cat([getattr(p, name) for p in parts]) for name in ('weight', 'bias'))
+        out = functional.linear(functional.silu(action_emb), weight, bias)
+        return out.unflatten(-1, (len(parts), -1))
 
     def forward(self, latents: Tensor, modulations: Tensor) -> Tensor:
         """Outputs (B, T, D) for latents (B, T, D) and modulations (B, T, depth, 6·W)."""
         net = self.transformer
-        x = net.input_proj(latents) + self.pos_embedding[:, :latents.shape[1]]
+        x = self._tokens(latents)
         for layer, modulation in zip(net.layers, modulations.unbind(-2)):
             x = layer(x, modulation)
         return net.output_proj(net.norm(x))
+
+    def last(self, latents: Tensor, modulations: Tensor) -> Tensor:
+        """The last output alone (B, D): what `forward` gives at its last position."""
+        net, (*first, last) = self.transformer, modulations.unbind(-2)
+        x = self._tokens(latents)
+        for layer, modulation in zip(net.layers, first):
+            x = layer(x, modulation)
+        return net.output_proj(net.norm(net.layers[-1].last(x, last)))
+
+    def _tokens(self, latents: Tensor) -> Tensor:
+        return self.transformer.input_proj(latents) + self.pos_embedding[:, :latents.shape[1]]
