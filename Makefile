@@ -1,5 +1,6 @@
 # make demo [ARGS='seed=1 robot=push']   the whole way, report in runs/demo
 # make test [ARGS='-k planner']          all tests
+# make pusht                            gym_pusht/PushT-v0 beside it, for robot=pusht
 # make lint | clean
 #
 # Both make .venv once, with the pinned requirements. PYTHON=… chooses the interpreter (3.10 to
@@ -16,10 +17,10 @@ ifdef ROS_DISTRO
 unexport LD_LIBRARY_PATH
 endif
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint pusht clean
 .DEFAULT_GOAL := demo
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.installed $(if $(findstring robot=pusht,$(ARGS)),$(VENV)/.installed-pusht)
 	$(VENV)/bin/lewm demo $(ARGS)
 
 test: $(VENV)/.installed-test
@@ -50,6 +51,13 @@ $(VENV)/.installed: requirements.txt setup.py setup.cfg | $(VENV)/.created
 	$(RUN) -m pip install -q --disable-pip-version-check -r requirements.txt
 	$(RUN) -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation \
 	  --use-pep517 -e .
+	@touch $@
+
+# The optional simulator that nobody here wrote.
+pusht: $(VENV)/.installed-pusht
+
+$(VENV)/.installed-pusht: requirements-pusht.txt $(VENV)/.installed
+	$(RUN) -m pip install -q --disable-pip-version-check --no-deps -r requirements-pusht.txt
 	@touch $@
 
 $(VENV)/.installed-test: requirements-test.txt $(VENV)/.installed

@@ -113,10 +113,9 @@ def _demo(job: Any, overrides: list[str]) -> int:
 def _convert(job: Any, overrides: list[str]) -> int:
     from lewm_core.paths import load_robot
     bar = _Bar('converting')
-    report = _ros('bags').convert(job.bags, load_robot(job.robot), job.output, job.data,
-                                  job.overwrite, bar)
+    _ros('bags').convert(job.bags, load_robot(job.robot), job.output, job.data, job.overwrite, bar)
     bar.close()
-    print(f'{job.output}: {report.summary()}')
+    print(job.output)
     return 0
 
 
@@ -160,22 +159,28 @@ def _evaluate(job: Any, overrides: list[str]) -> int:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    """Prints what is at the path; told apart by content, never by the name."""
+    """Prints what is at the path: told apart by content, a run folder by its checkpoint."""
     path = options.path
     if not path.exists():
         raise UserError(f'{str(path)!r} does not exist; give the path of a bag, a dataset or a '
                         'checkpoint')
+    if (path / 'model.safetensors').is_file():
+        path /= 'model.safetensors'
     start = b''
     if path.is_file():
         with path.open('rb') as f:
             start = f.read(16)
     if start.startswith(b'\x89HDF\r\n\x1a\n'):
-        print(importlib.import_module('lewm_core.inspect').inspect_dataset(path))
-    elif start[8:9] == b'{' and not start.startswith(b'SQLite'):
-        # safetensors: eight bytes of length, then a JSON header
-        print(importlib.import_module('lewm_core.inspect').inspect_checkpoint(path))
-    else:
+        from lewm_core.inspect import inspect_dataset
+        print(inspect_dataset(path))
+    elif start[8:9] == b'{':  # safetensors: eight bytes of length, then a JSON header
+        from lewm_core.inspect import inspect_checkpoint
+        print(inspect_checkpoint(path))
+    elif path.is_dir() or start.startswith((b'\x89MCAP', b'SQLite', b'#ROSBAG')):
         print(_ros('inspect_bag').inspect_bag(path))
+    else:
+        raise UserError(f'{str(path)!r} is neither a bag (mcap, sqlite3, ROS 1), nor a dataset '
+                        '(HDF5), nor a checkpoint (safetensors); give one of these')
     return 0
 
 

@@ -199,7 +199,8 @@ def test_package_xml_names_every_ros_package_that_is_imported():
                     assert top in named, f'{path.name} imports {top}: add it to package.xml'
 
 
-@pytest.mark.parametrize('name', ['requirements.txt', 'requirements-test.txt'])
+@pytest.mark.parametrize('name', ['requirements.txt', 'requirements-test.txt',
+                                  'requirements-pusht.txt'])
 def test_every_requirement_is_pinned(name):
     lines = [line.partition('#')[0].strip() for line in (ROOT / name).read_text().splitlines()]
     for line in filter(None, lines):
@@ -207,8 +208,8 @@ def test_every_requirement_is_pinned(name):
 
 
 def test_no_file_names_a_package_registry():
-    for name in ('Makefile', 'requirements.txt', 'requirements-test.txt', 'setup.py', '.ci/run',
-                 '.github/workflows/ci.yml'):
+    for name in ('Makefile', 'requirements.txt', 'requirements-test.txt', 'requirements-pusht.txt',
+                 'setup.py', '.ci/run', '.github/workflows/ci.yml'):
         assert not re.search(r'index-url|find-links|pypi\.org|pytorch\.org',
                              (ROOT / name).read_text()), name
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -173,39 +171,3 @@ def test_composing_leaves_no_trace_in_hydra():
     from hydra.core.global_hydra import GlobalHydra
     compose('demo')
     assert not GlobalHydra.instance().is_initialized()
-
-
-def lewm(*words):
-    """`lewm` in a process of its own."""
-    return subprocess.run([sys.executable, '-m', 'lewm_core.cli', *words], text=True,
-                          capture_output=True, cwd=Path(__file__).resolve().parents[2])
-
-
-def test_lewm_names_its_version_and_its_jobs():
-    assert lewm('--version').stdout.startswith('lewm 0.')
-    text = lewm('--help').stdout
-    assert all(job in text for job in ('demo', 'convert', 'train', 'evaluate', 'inspect'))
-
-
-@pytest.mark.parametrize('job', ['demo', 'convert', 'train', 'evaluate'])
-def test_help_lists_every_key(job):
-    made = lewm(job, '--help')
-    assert made.returncode == 0
-    assert all(f'{option.key}=' in made.stdout for option in options(job))
-
-
-def test_show_prints_the_composed_job_and_does_nothing():
-    made = lewm('train', '--show', 'dataset=none.h5', 'train.steps=7')
-    assert made.returncode == 0 and '  steps: 7\n' in made.stdout
-
-
-@pytest.mark.parametrize(('words', 'code'), [
-    (('train', 'train.step=3'), 2), (('train',), 2), (('train', 'dataset=no_such.h5'), 1),
-    (('evaluate', 'checkpoint=no_such', 'dataset=no_such'), 1), (('inspect', 'no_such'), 1),
-    (('no_such',), 2), ((), 2)])
-def test_a_users_error_is_one_sentence_and_an_exit_code(words, code):
-    made = lewm(*words)
-    assert made.returncode == code
-    assert 'Traceback' not in made.stderr
-    if words and words[0] != 'no_such':
-        assert len(made.stderr.strip().splitlines()) == 1

@@ -1,0 +1,118 @@
+"""`lewm`: what it prints, what it writes, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lewm_core.cli import main
+from lewm_core.compose import options
+from lewm_core.data import DatasetWriter
+from lewm_core.paths import load_robot
+
+SMALL = ('train.steps=3', 'train.batch_size=4', 'train.tensorboard=false', 'train.device=cpu',
+         'model.conv_channels=[4,4,4,4]', 'model.latent_dim=4', 'model.predictor_width=16')
+
+
+@pytest.fixture(scope='module')
+def dataset(tmp_path_factory):
+    """A dataset of a dot that goes where it is told, in ten episodes."""
+    path = tmp_path_factory.mktemp('dataset') / 'data.h5'
+    rng = np.random.default_rng(0)
+    with DatasetWriter(path, load_robot('two_room')) as writer:
+        for episode in range(10):
+            actions = rng.uniform(-0.4, 0.4, (40, 2))
+            where = np.clip(0.5 + np.cumsum(actions, 0) / 10, 0.1, 0.9)
+            pixels = np.zeros((40, 64, 64, 3), np.uint8)
+            for frame, (x, y) in zip(pixels, (where * 60).astype(int)):
+                frame[y:y + 4, x:x + 4] = 255
+            writer.add_episode(pixels, actions, np.arange(40) * 10**8,
+                               {'x': where[:, 0], 'y': where[:, 1]})
+    return path
+
+
+@pytest.fixture(scope='module')
+def run(dataset, tmp_path_factory):
+    """The folder of a short training run."""
+    folder = tmp_path_factory.mktemp('run') / 'out'
+    assert main(['train', f'dataset={dataset}', f'output={folder}', *SMALL]) == 0
+    return folder
+
+
+def lewm(*words):
+    """`lewm` in a process of its own."""
+    return subprocess.run([sys.executable, '-m', 'lewm_core.cli', *words], text=True,
+                          capture_output=True, cwd=Path(__file__).resolve().parents[2])
+
+
+def test_lewm_names_its_version_and_its_jobs():
+    assert lewm('--version').stdout.startswith('lewm 0.')
+    text = lewm('--help').stdout
+    assert all(job in text for job in ('demo', 'convert', 'train', 'evaluate', 'inspect'))
+
+
+@pytest.mark.parametrize('job', ['demo', 'convert', 'train', 'evaluate'])
+def test_help_lists_every_key(job):
+    made = lewm(job, '--help')
+    assert made.returncode == 0
+    assert all(f'{option.key}=' in made.stdout for option in options(job))
+
+
+def test_show_prints_the_composed_job_and_does_nothing():
+    made = lewm('train', '--show', 'dataset=none.h5', 'train.steps=7')
+    assert made.returncode == 0 and '  steps: 7\n' in made.stdout
+
+
+@pytest.mark.parametrize(('words', 'code'), [
+    (('train', 'train.step=3'), 2), (('train',), 2), (('train', 'dataset=no_such.h5'), 1),
+    (('evaluate', 'checkpoint=no_such', 'dataset=no_such'), 1), (('inspect', 'no_such'), 1),
+    (('no_such',), 2), ((), 2)])
+def test_a_users_error_is_one_sentence_and_an_exit_code(words, code):
+    made = lewm(*words)
+    assert made.returncode == code
+    assert 'Traceback' not in made.stderr
+    if words and words[0] != 'no_such':
+        assert len(made.stderr.strip().splitlines()) == 1
+
+
+def test_a_finished_run_is_not_trained_over(run, dataset, capsys):
+    before = (run / 'model.safetensors').read_bytes()
+    assert main(['train', f'dataset={dataset}', f'output={run}', *SMALL]) == 1
+    assert 'overwrite=true' in capsys.readouterr().err
+    assert (run / 'model.safetensors').read_bytes() == before
+
+
+def test_evaluate_prints_and_writes_its_figures_once(run, dataset, tmp_path, capsys):
+    words = ['evaluate', f'checkpoint={run}/model.safetensors', f'dataset={dataset}',
+             f'output={tmp_path}/figures.json']
+    assert main(words) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert set(figures['probe_r2']) == {'x', 'y'}
+    assert json.loads((tmp_path / 'figures.json').read_text()) == figures
+    assert main(words) == 1
+    assert 'exists already' in capsys.readouterr().err
+
+
+def test_inspect_tells_by_content_not_by_name(run, dataset, tmp_path, capsys):
+    shutil.copy(dataset, tmp_path / 'a.mcap')
+    shutil.copy(run / 'model.safetensors', tmp_path / 'b.h5')
+    assert main(['inspect', str(tmp_path / 'a.mcap')]) == 0
+    assert 'dataset' in capsys.readouterr().out
+    assert main(['inspect', str(tmp_path / 'b.h5')]) == 0
+    assert 'checkpoint' in capsys.readouterr().out
+    assert main(['inspect', str(run)]) == 0
+    assert 'checkpoint' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('content', [b'', b'words', b'0123456789abcdef' * 9])
+def test_inspect_refuses_what_it_does_not_know(content, tmp_path, capsys):
+    (tmp_path / 'file').write_bytes(content)
+    assert main(['inspect', str(tmp_path / 'file')]) == 1
+    text = capsys.readouterr().err
+    assert 'file' in text and len(text.splitlines()) == 1
