@@ -122,18 +122,22 @@ class Block(nn.Module):
         nn.init.zeros_(self.adaLN_modulation[1].bias)
 
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        """The tokens (B, T, W) after this block; `modulation` is (B, T, 6·W)."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)
-        x = x + gate1 * self.attn(self.norm1(x) * (1 + scale1) + shift1)
-        return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+        """The tokens (B, T, W) after this block.
+
+        `modulation` is (B, T, 6, W): shift, 1 + scale and gate for the attention, then for the
+        MLP.
+        """
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(-2)
+        x = torch.addcmul(x, gate1, self.attn(torch.addcmul(shift1, self.norm1(x), scale1)))
+        return torch.addcmul(x, gate2, self.mlp(torch.addcmul(shift2, self.norm2(x), scale2)))
 
     def last(self, x: Tensor, modulation: Tensor) -> Tensor:
         """The last token alone (B, W) after this block, at a fraction of the work."""
-        shift, scale = modulation.chunk(6, dim=-1)[:2]
-        heard = self.attn.last(self.norm1(x) * (1 + scale) + shift)
-        _, _, gate1, shift2, scale2, gate2 = modulation[:, -1].chunk(6, dim=-1)
-        x = x[:, -1] + gate1 * heard
-        return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+        shift1, scale1 = modulation.unbind(-2)[:2]
+        heard = self.attn.last(torch.addcmul(shift1, self.norm1(x), scale1))
+        _, _, gate1, shift2, scale2, gate2 = modulation[:, -1].unbind(-2)
+        x = torch.addcmul(x[:, -1], gate1, heard)
+        return torch.addcmul(x, gate2, self.mlp(torch.addcmul(shift2, self.norm2(x), scale2)))
 
 
 class _Transformer(nn.Module):
@@ -158,26 +162,30 @@ class Predictor(nn.Module):
         self.pos_embedding = nn.Parameter(
             0.02 * torch.randn(1, config.history, config.predictor_width))
         self.transformer = _Transformer(config)
+        # What turns shift, scale, gate (twice) into shift, 1 + scale, gate.
+        self.register_buffer('ones', torch.tensor([0.0, 1, 0, 0, 1, 0]).view(6, 1),
+                             persistent=False)
 
     def modulations(self, action_emb: Tensor) -> Tensor:
-        """The modulation (..., depth, 6·W) of every block by each action embedding (..., W)."""
+        """The modulation (..., depth, 6, W) of every block by each action embedding (..., W)."""
         parts = [layer.adaLN_modulation[1] for layer in self.transformer.layers]
-        # One product for all blocks.
-        weight, bias = (torch.cat([getattr(p, name) for p in parts]) for name in ('weight', 'bias'))
-        out = functional.linear(functional.silu(action_emb), weight, bias)
-        return out.unflatten(-1, (len(parts), -1))
+        # One product for all blocks; the 1 of 1 + scale rides along in the bias.
+        weight = torch.cat([part.weight for part in parts])
+        bias = torch.stack([part.bias for part in parts]).unflatten(1, (6, -1)) + self.ones
+        out = functional.linear(functional.silu(action_emb), weight, bias.flatten())
+        return out.unflatten(-1, bias.shape)
 
     def forward(self, latents: Tensor, modulations: Tensor) -> Tensor:
-        """Outputs (B, T, D) for latents (B, T, D) and modulations (B, T, depth, 6·W)."""
+        """Outputs (B, T, D) for latents (B, T, D) and modulations (B, T, depth, 6, W)."""
         net = self.transformer
         x = self._tokens(latents)
-        for layer, modulation in zip(net.layers, modulations.unbind(-2)):
+        for layer, modulation in zip(net.layers, modulations.unbind(-3)):
             x = layer(x, modulation)
         return net.output_proj(net.norm(x))
 
     def last(self, latents: Tensor, modulations: Tensor) -> Tensor:
         """The last output alone (B, D): what `forward` gives at its last position."""
-        net, (*first, last) = self.transformer, modulations.unbind(-2)
+        net, (*first, last) = self.transformer, modulations.unbind(-3)
         x = self._tokens(latents)
         for layer, modulation in zip(net.layers, first):
             x = layer(x, modulation)

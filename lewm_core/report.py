@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: plots and pictures inside the file, nothing fetched when it is read."""
+"""Self-contained HTML pages: plots and pictures inside the file, nothing is fetched to read it."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def to_png(figure: Any) -> bytes:
 
 
 def strip(frames: list[np.ndarray], scale: int = 2, gap: int = 4) -> np.ndarray:
-    """One picture (h, w, 3) uint8 of frames (H, W, 3) side by side, each enlarged `scale` times."""
+    """One picture (h, w, 3) uint8 of frames (H, W, 3) side by side, `scale` times as large."""
     tiles = [np.repeat(np.repeat(f, scale, 0), scale, 1) for f in frames]
     white = np.full((tiles[0].shape[0], gap, 3), 255, np.uint8)
     row = [part for tile in tiles for part in (tile, white)][:-1]

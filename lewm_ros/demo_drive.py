@@ -45,7 +45,8 @@ def plan(run: Run) -> None:
         'ci_high': high, 'strict_success_rate': _share(driven, 'strict'),
         **{f'{name}_success_rate': _share(trials, 'reached') for name, trials in others.items()},
         'realtime_goals': len(realtime), 'realtime_success_rate': _share(realtime, 'reached'),
-        'realtime_factor': _realtime_factor(driven), 'timeouts': sum(t['timeouts'] for t in driven),
+        'realtime_factor': _realtime_factor(driven),
+        'timeouts': sum(t['timeouts'] for t in driven),
         'latency_ms_p50': float(spoken['latency_ms_p50']),
         'latency_ms_p95': float(spoken['latency_ms_p95']),
         'action_limit_violations': sum(t['violations'] for t in driven + realtime)}

@@ -49,7 +49,8 @@ def write_report(output: Path, figures: dict[str, Any], material: Material) -> t
     page.table([(name, f'{seconds:.1f} s') for name, seconds in material.steps],
                ('step', 'wall time'))
     page.write(output / 'report.html')
-    write_text(output / 'report.json', json.dumps(_plain(figures), indent=2, allow_nan=False) + '\n')
+    text = json.dumps(_plain(figures), indent=2, allow_nan=False)
+    write_text(output / 'report.json', text + '\n')
     return output / 'report.json', output / 'report.html'
 
 

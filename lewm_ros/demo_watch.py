@@ -145,5 +145,3 @@ class Watcher:
         self._executor.shutdown()
         self.node.destroy_node()
         rclpy.shutdown(context=self.context)
-
-

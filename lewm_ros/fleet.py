@@ -74,7 +74,7 @@ class Fleet:
         return ' | '.join(text[-lines:]) or '(nothing)'
 
     def wait(self, name: str, timeout_s: float) -> int:
-        """The exit code of a node that ends by itself; raises UserError when it doesn't in time."""
+        """The exit code of a node that ends by itself; raises UserError when it's too slow."""
         try:
             return self._children[name].wait(timeout_s)
         except subprocess.TimeoutExpired:

@@ -69,8 +69,8 @@ def test_the_score_is_a_rollout_of_one_block_against_the_latent_that_came(checkp
         assert scores[block - 1] == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_score_comes_once_a_block_with_a_fixed_phase_and_the_frames_stamp(checkpoint,
-                                                                           recording):
+def test_a_score_comes_once_a_block_with_a_fixed_phase_and_the_frames_stamp(
+        checkpoint, recording):
     said = replay(SurpriseMonitor(checkpoint), recording, 0, ticks=11)
     assert [i for i, s in enumerate(said) if s is not None] == [3, 6, 9]
     assert said[6].stamp_ns == recording.stamp_ns[6]

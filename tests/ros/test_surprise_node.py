@@ -75,10 +75,10 @@ class Bench(Node):
         self.marker = self.create_publisher(Header, 'episode', 10)
         self.scores, self.statuses, self.alerts, self.flags, self.health = [], [], [], [], []
         for kind, topic, heard, qos in (
-                (Float64, 'score', self.scores, 3000), (DiagnosticArray, 'status', self.statuses,
-                                                        3000),
-                (DiagnosticArray, 'alert', self.alerts, 100), (Bool, 'is_anomaly', self.flags,
-                                                              LATCHED)):
+                (Float64, 'score', self.scores, 3000),
+                (DiagnosticArray, 'status', self.statuses, 3000),
+                (DiagnosticArray, 'alert', self.alerts, 100),
+                (Bool, 'is_anomaly', self.flags, LATCHED)):
             self.create_subscription(kind, f'surprise_node/{topic}', heard.append, qos)
         self.create_subscription(DiagnosticArray, '/diagnostics', self.health.append, 10)
 
