@@ -146,11 +146,11 @@ class WorldModel(LatentDynamics):
         return self.pred_proj(out.flatten(0, 1)).float().view_as(latents)
 
     def condition(self, blocks: Tensor) -> Tensor:
-        """The modulation (..., depth, 6·W) by each of the blocks (..., F, A), computed once."""
+        """The modulation (..., depth, 6, W) by each of the blocks (..., F, A), computed once."""
         return self.predictor.modulations(self.embed_actions(blocks))
 
     def predict_last(self, latents: Tensor, condition: Tensor) -> Tensor:
-        """The next latent (B, D) float32 alone, after (B, T, D) and (B, T, depth, 6·W)."""
+        """The next latent (B, D) float32 alone, after (B, T, D) and (B, T, depth, 6, W)."""
         return self.pred_proj(self.predictor.last(latents, condition)).float()
 
     def num_parameters(self) -> int:

@@ -202,13 +202,29 @@ def test_a_new_predictor_ignores_actions_and_a_trained_one_does_not(small_model)
 
 
 def test_the_modulation_is_shift_scale_gate_for_attention_then_for_the_mlp(small_model):
-    block, x = small_model.predictor.transformer.layers[0].eval(), seeded(2, 3, 32)
-    parts = [seeded(2, 3, 32, seed=s) for s in range(6)]
-    shift1, scale1, gate1, shift2, scale2, gate2 = parts
+    stir(small_model)
+    predictor = small_model.predictor
+    block, x, embedded = predictor.transformer.layers[0], seeded(2, 3, 32), seeded(2, 3, 32, seed=1)
+    shift1, scale1, gate1, shift2, scale2, gate2 = block.adaLN_modulation(embedded).chunk(6, -1)
     norm = torch.nn.LayerNorm(32, eps=1e-6, elementwise_affine=False)
     middle = x + gate1 * block.attn(norm(x) * (1 + scale1) + shift1)
     expected = middle + gate2 * block.mlp(norm(middle) * (1 + scale2) + shift2)
-    assert torch.allclose(block(x, torch.cat(parts, dim=-1)), expected, atol=1e-5)
+    got = block(x, predictor.modulations(embedded)[:, :, 0])
+    assert torch.allclose(got, expected, atol=1e-5)
+
+
+def test_attention_is_the_softmax_of_scaled_products_over_the_past(small_model):
+    attention = small_model.eval().predictor.transformer.layers[0].attn
+    for tokens in (3, 6):  # few and many tokens go different ways
+        x = seeded(2, tokens, 32)
+        q, k, v = attention.to_qkv(attention.norm(x)).chunk(3, dim=-1)
+        q, k, v = (part.view(2, tokens, 2, 16).transpose(1, 2) for part in (q, k, v))
+        score = (q @ k.transpose(2, 3) / 4).masked_fill(
+            torch.ones(tokens, tokens).triu(1).bool(), -torch.inf)
+        heard = (score.softmax(-1) @ v).transpose(1, 2).flatten(2)
+        expected = attention.to_out(heard)
+        assert torch.allclose(attention(x), expected, atol=1e-5)
+        assert torch.allclose(attention.last(x), expected[:, -1], atol=1e-5)
 
 
 def test_no_prediction_knows_a_later_latent_or_action(small_model):
