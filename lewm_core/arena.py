@@ -37,7 +37,7 @@ class Arena(gymnasium.Env):
     The base of the worlds. x points right and y up in the picture; the centre of the disc is at
     `position`. Nothing ever terminates, and the reward is minus the distance to the goal, 0
     without one. A subclass says how the disc moves (`_advance`), where it may stand (`_free`),
-    and what else is drawn (`_background`, `_paint`).
+    and what else is drawn (`_draw_floor`, `_paint`).
     """
 
     metadata = {'render_modes': ['rgb_array'], 'render_fps': round(1 / TICK_S)}
@@ -52,6 +52,7 @@ class Arena(gymnasium.Env):
         self._colours = dict(_PLAIN)
         self._changes = 0
         self._picture: np.ndarray | None = None
+        self._floors: dict[tuple[int, int, int], np.ndarray] = {}
 
     # Gymnasium
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -87,7 +88,7 @@ class Arena(gymnasium.Env):
     def render(self) -> np.ndarray:
         """The picture (64, 64, 3) uint8 RGB from above, anti-aliased: it shows sub-pixel moves."""
         if self._picture is None:
-            canvas = self._background().astype(np.float32)
+            canvas = self._background().copy()
             self._paint(canvas)
             paint_disc(canvas, self.position, self.radius, self._colours['robot'])
             self._picture = np.round(canvas).astype(np.uint8)
@@ -172,10 +173,20 @@ class Arena(gymnasium.Env):
         raise NotImplementedError
 
     def _background(self) -> np.ndarray:
-        return np.broadcast_to(np.float32(self._colours['floor']), (PIXELS, PIXELS, 3))
+        """The floor (64, 64, 3) float32 and what is fixed to it, drawn once for each colour."""
+        colour = self._colours['floor']
+        if colour not in self._floors:
+            canvas = np.empty((PIXELS, PIXELS, 3), np.float32)
+            canvas[:] = colour
+            self._draw_floor(canvas)
+            self._floors[colour] = canvas
+        return self._floors[colour]
+
+    def _draw_floor(self, canvas: np.ndarray) -> None:
+        """Draws on `canvas` (64, 64, 3) float32 what never moves."""
 
     def _paint(self, canvas: np.ndarray) -> None:
-        """Draws on `canvas` (64, 64, 3) float32 what lies between the floor and the disc."""
+        """Draws on `canvas` (64, 64, 3) float32 what moves, beneath the disc."""
 
     def _place(self, rng: np.random.Generator, position: np.ndarray | None) -> None:
         """Puts everything somewhere at the start of an episode."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lewm_core.arena import (PIXELS, SIDE, Arena, Explorer, Steering, Task, box_ink, paint,
-                             toward)
+from lewm_core.arena import SIDE, Arena, Explorer, Steering, Task, box_ink, paint, toward
 
 _WALL_X, _WALL_HALF = 0.5, 0.03
 _DOOR_Y, _DOOR_HALF = 0.5, 0.12
@@ -24,7 +23,6 @@ class TwoRoom(Arena):
         super().__init__(render_mode)
         self._reach = _WALL_HALF + self.radius          # of the wall, on either side
         self._passage = _DOOR_HALF - self.radius        # of the centre, in the door
-        self._floor = (-1,)
 
     def sample_task(self, rng: np.random.Generator) -> Task:
         """A task from one room to the other, more than a quarter of the arena apart."""
@@ -91,14 +89,7 @@ class TwoRoom(Arena):
         return inside and (abs(place[0] - _WALL_X) >= self._reach
                            or abs(place[1] - _DOOR_Y) <= self._passage)
 
-    def _background(self) -> np.ndarray:
-        """The floor and the wall (64, 64, 3) float32, kept until the floor's colour changes."""
-        if self._floor != self._colours['floor']:
-            self._floor = self._colours['floor']
-            canvas = np.empty((PIXELS, PIXELS, 3), np.float32)
-            canvas[:] = self._floor
-            end = (_DOOR_Y - _DOOR_HALF) / 2
-            for y in (end, SIDE - end):
-                paint(canvas, box_ink(np.array([_WALL_X, y]), (_WALL_HALF, end)), _WALL_COLOUR)
-            self._room = canvas
-        return self._room
+    def _draw_floor(self, canvas: np.ndarray) -> None:
+        end = (_DOOR_Y - _DOOR_HALF) / 2
+        for y in (end, SIDE - end):
+            paint(canvas, box_ink(np.array([_WALL_X, y]), (_WALL_HALF, end)), _WALL_COLOUR)
