@@ -204,7 +204,8 @@ def test_a_new_predictor_ignores_actions_and_a_trained_one_does_not(small_model)
 def test_the_modulation_is_shift_scale_gate_for_attention_then_for_the_mlp(small_model):
     stir(small_model)
     predictor = small_model.predictor
-    block, x, embedded = predictor.transformer.layers[0], seeded(2, 3, 32), seeded(2, 3, 32, seed=1)
+    block = predictor.transformer.layers[0]
+    x, embedded = seeded(2, 3, 32), seeded(2, 3, 32, seed=1)
     shift1, scale1, gate1, shift2, scale2, gate2 = block.adaLN_modulation(embedded).chunk(6, -1)
     norm = torch.nn.LayerNorm(32, eps=1e-6, elementwise_affine=False)
     middle = x + gate1 * block.attn(norm(x) * (1 + scale1) + shift1)
