@@ -11,12 +11,10 @@ import numpy as np
 
 from lewm_core.types import UserError
 
-SIDE, PIXELS = 1.0, 64
+SIDE = 1.0
 TICK_S, MAX_SPEED = 0.1, 0.4
 COLOURS = ('floor', 'robot', 'all')
 
-_PLACES = np.arange(PIXELS) + 0.5  # of the pixels' centres
-_CENTRES = _PLACES / PIXELS
 _PLAIN = {'floor': (236, 232, 222), 'robot': (200, 40, 45)}
 _STRANGE = {'floor': (150, 190, 235), 'robot': (40, 160, 70)}
 
@@ -36,17 +34,17 @@ class Arena(gymnasium.Env):
 
     The base of the worlds. x points right and y up in the picture; the centre of the disc is at
     `position`. Nothing ever terminates, and the reward is minus the distance to the goal, 0
-    without one. A subclass says how the disc moves (`_advance`), where it may stand (`_free`),
-    and what else is drawn (`_draw_floor`, `_paint`).
+    without one. Pictures are P = `pixels` square. A subclass says how the disc moves
+    (`_advance`), where it may stand (`_free`), and what else is drawn (`_draw_floor`, `_paint`).
     """
 
     metadata = {'render_modes': ['rgb_array'], 'render_fps': round(1 / TICK_S)}
     radius = 0.05
 
-    def __init__(self, render_mode: str | None = 'rgb_array') -> None:
-        self.render_mode = render_mode
+    def __init__(self, pixels: int = 64, render_mode: str | None = 'rgb_array') -> None:
+        self.pixels, self.render_mode = pixels, render_mode
         self.action_space = gymnasium.spaces.Box(-MAX_SPEED, MAX_SPEED, (2,), np.float32)
-        self.observation_space = gymnasium.spaces.Box(0, 255, (PIXELS, PIXELS, 3), np.uint8)
+        self.observation_space = gymnasium.spaces.Box(0, 255, (pixels, pixels, 3), np.uint8)
         self.position = np.array([0.25, 0.5])
         self.goal: np.ndarray | None = None
         self._colours = dict(_PLAIN)
@@ -86,7 +84,7 @@ class Arena(gymnasium.Env):
         return self.render(), reward, False, False, self.state()
 
     def render(self) -> np.ndarray:
-        """The picture (64, 64, 3) uint8 RGB from above, anti-aliased: it shows sub-pixel moves."""
+        """The picture (P, P, 3) uint8 RGB from above, anti-aliased: it shows sub-pixel moves."""
         if self._picture is None:
             canvas = self._background().copy()
             self._paint(canvas)
@@ -115,7 +113,7 @@ class Arena(gymnasium.Env):
         self.goal = task.goal
 
     def goal_image(self, task: Task) -> np.ndarray:
-        """The picture (64, 64, 3) of the disc at the goal and all else as at the start."""
+        """The picture (P, P, 3) of the disc at the goal and all else as at the start."""
         kept, colours = self.state(), dict(self._colours)
         self._colours = dict(_PLAIN)
         self.set_state({**task.start, 'x': float(task.goal[0]), 'y': float(task.goal[1])})
@@ -173,20 +171,20 @@ class Arena(gymnasium.Env):
         raise NotImplementedError
 
     def _background(self) -> np.ndarray:
-        """The floor (64, 64, 3) float32 and what is fixed to it, drawn once for each colour."""
+        """The floor (P, P, 3) float32 and what is fixed to it, drawn once for each colour."""
         colour = self._colours['floor']
         if colour not in self._floors:
-            canvas = np.empty((PIXELS, PIXELS, 3), np.float32)
+            canvas = np.empty((self.pixels, self.pixels, 3), np.float32)
             canvas[:] = colour
             self._draw_floor(canvas)
             self._floors[colour] = canvas
         return self._floors[colour]
 
     def _draw_floor(self, canvas: np.ndarray) -> None:
-        """Draws on `canvas` (64, 64, 3) float32 what never moves."""
+        """Draws on `canvas` (P, P, 3) float32 what never moves."""
 
     def _paint(self, canvas: np.ndarray) -> None:
-        """Draws on `canvas` (64, 64, 3) float32 what moves, beneath the disc."""
+        """Draws on `canvas` (P, P, 3) float32 what moves, beneath the disc."""
 
     def _place(self, rng: np.random.Generator, position: np.ndarray | None) -> None:
         """Puts everything somewhere at the start of an episode."""
@@ -215,9 +213,10 @@ class Steering:
     """
 
     def __init__(self, rng: np.random.Generator, aim: Callable[[dict], np.ndarray | None],
-                 choose: Callable[[], None], purpose: float = 0.5, patience: int = 15) -> None:
+                 choose: Callable[[], None], purpose: float = 0.5, patience: int = 15,
+                 limit: float = MAX_SPEED) -> None:
         self._rng, self._aim, self._choose = rng, aim, choose
-        self._purpose, self._patience = purpose, patience
+        self._purpose, self._patience, self._limit = purpose, patience, limit
         self._left = self._commands = 0
         self._purposeful = False
         self._held = np.zeros(2)
@@ -239,10 +238,10 @@ class Steering:
         if self._purposeful:
             aimed = self._aim(state)
             if aimed is not None:
-                shaken = aimed + self._rng.normal(0.0, 0.08, 2)
-                return np.clip(shaken, -MAX_SPEED, MAX_SPEED)
+                shaken = aimed + self._rng.normal(0.0, 0.2 * self._limit, 2)
+                return np.clip(shaken, -self._limit, self._limit)
             self._commands = 0
-        return self._rng.uniform(-MAX_SPEED, MAX_SPEED, 2)
+        return self._rng.uniform(-self._limit, self._limit, 2)
 
 
 def toward(position: np.ndarray, goal: np.ndarray) -> np.ndarray:
@@ -253,22 +252,34 @@ def toward(position: np.ndarray, goal: np.ndarray) -> np.ndarray:
 
 def paint_disc(canvas: np.ndarray, centre: np.ndarray, radius: float,
                colour: tuple[int, int, int]) -> None:
-    """Nothing; a disc (metres) covers `canvas` (64, 64, 3) float32, its rim in part."""
-    x, y = centre[0] * PIXELS, (SIDE - centre[1]) * PIXELS
-    reach = radius * PIXELS + 1.0
+    """Nothing; a disc (metres) covers `canvas` (P, P, 3) float32, its rim in part."""
+    pixels = len(canvas)
+    x, y, reach = centre[0] * pixels, (SIDE - centre[1]) * pixels, radius * pixels + 1.0
     columns, rows = (slice(max(0, int(v - reach)), int(v + reach) + 1) for v in (x, y))
-    far = np.hypot(_PLACES[None, columns] - x, _PLACES[rows, None] - y)
+    places = np.arange(pixels) + 0.5
+    far = np.hypot(places[None, columns] - x, places[rows, None] - y)
     paint(canvas[rows, columns], np.clip(reach - 0.5 - far, 0.0, 1.0), colour)
 
 
-def box_ink(centre: np.ndarray, half: tuple[float, float], angle: float = 0.0) -> np.ndarray:
-    """How much (64, 64) of each pixel a box of half sides `half`, turned by `angle`, covers."""
-    x, y = _CENTRES[None, :] - centre[0], (SIDE - _CENTRES)[:, None] - centre[1]
+def paint_box(canvas: np.ndarray, centre: np.ndarray, half: tuple[float, float],
+              colour: tuple[int, int, int], angle: float = 0.0, share: float = 1.0) -> None:
+    """Nothing; a box of half sides `half` (metres), turned by `angle`, covers `canvas`.
+
+    `canvas` is (P, P, 3) float32; `share` below 1 lets it shine through.
+    """
+    pixels = len(canvas)
+    reach = float(np.hypot(*half)) * pixels + 1.0
+    columns, rows = (slice(max(0, int(v - reach)), max(0, int(v + reach) + 1))
+                     for v in (centre[0] * pixels, (SIDE - centre[1]) * pixels))
+    places = (np.arange(pixels) + 0.5) / pixels
+    x, y = places[None, columns] - centre[0], SIDE - places[rows, None] - centre[1]
     along, across = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
-    return (np.clip((half[0] - np.abs(along)) * PIXELS + 0.5, 0.0, 1.0)
-            * np.clip((half[1] - np.abs(across)) * PIXELS + 0.5, 0.0, 1.0))
+    ink = [np.clip((h - np.abs(v)) * pixels + 0.5, 0.0, 1.0)
+           for h, v in zip(half, (along, across))]
+    paint(canvas[rows, columns], share * ink[0] * ink[1], colour)
 
 
 def paint(canvas: np.ndarray, ink: np.ndarray, colour: tuple[int, int, int]) -> None:
-    """Nothing; `colour` covers `canvas` (64, 64, 3) float32 as far as `ink` (64, 64) goes."""
+    """Nothing; `colour` covers `canvas` (h, w, 3) float32 as far as `ink` (h, w) in [0, 1] goes.
+    """
     canvas += ink[..., None].astype(np.float32) * (np.float32(colour) - canvas)

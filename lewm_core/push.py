@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lewm_core.arena import SIDE, Arena, Explorer, Steering, Task, box_ink, paint, toward
+from lewm_core.arena import SIDE, Arena, Explorer, Steering, Task, paint_box, toward
 
 _HALF = 0.07                        # of the block's side
 _RIM = 0.11                         # what the block keeps from the walls: the disc fits behind it
@@ -29,8 +29,8 @@ class Push(Arena):
     for the disc; their pictures show the block where it was at the start.
     """
 
-    def __init__(self, render_mode: str | None = 'rgb_array') -> None:
-        super().__init__(render_mode)
+    def __init__(self, pixels: int = 64, render_mode: str | None = 'rgb_array') -> None:
+        super().__init__(pixels, render_mode)
         self.block = np.array([0.6, 0.5])
         self.angle = 0.0
 
@@ -108,10 +108,11 @@ class Push(Arena):
         self.block = np.clip(self.block, _RIM + reach, SIDE - _RIM - reach)
 
     def _free(self, place: np.ndarray) -> bool:
-        inside = bool((place >= self.radius).all() and (place <= SIDE - self.radius).all())
+        slack = 1e-9  # touching is free
+        inside = bool((np.abs(place - SIDE / 2) <= SIDE / 2 - self.radius + slack).all())
         local = (place - self.block) @ _turn(self.angle)
         gap = float(np.linalg.norm(local - np.clip(local, -_HALF, _HALF)))
-        return inside and gap >= self.radius
+        return inside and gap >= self.radius - slack
 
     def _place(self, rng: np.random.Generator, position: np.ndarray | None) -> None:
         for _ in range(1000):
@@ -126,14 +127,15 @@ class Push(Arena):
         self._keep_inside()
 
     def _draw_floor(self, canvas: np.ndarray) -> None:
-        inside = box_ink(np.array([SIDE / 2, SIDE / 2]), (SIDE / 2 - _RIM, SIDE / 2 - _RIM))
-        paint(canvas, 0.5 * (1.0 - inside), _RIM_COLOUR)
+        middle, inside = np.full(2, SIDE / 2), (SIDE / 2 - _RIM,) * 2
+        paint_box(canvas, middle, (SIDE, SIDE), _RIM_COLOUR, share=0.5)
+        paint_box(canvas, middle, inside, self._colours['floor'])
 
     def _paint(self, canvas: np.ndarray) -> None:
-        paint(canvas, box_ink(self.block, (_HALF, _HALF), self.angle), _BLOCK_COLOUR)
+        paint_box(canvas, self.block, (_HALF, _HALF), _BLOCK_COLOUR, self.angle)
         # One edge is yellow, so that the picture shows which way the block is turned.
         edge = self.block + _turn(self.angle) @ np.array([0.7 * _HALF, 0.0])
-        paint(canvas, box_ink(edge, (0.3 * _HALF, _HALF), self.angle), _EDGE_COLOUR)
+        paint_box(canvas, edge, (0.3 * _HALF, _HALF), _EDGE_COLOUR, self.angle)
 
 
 class _Errand:

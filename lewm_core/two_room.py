@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lewm_core.arena import SIDE, Arena, Explorer, Steering, Task, box_ink, paint, toward
+from lewm_core.arena import SIDE, Arena, Explorer, Steering, Task, paint_box, toward
 
 _WALL_X, _WALL_HALF = 0.5, 0.03
 _DOOR_Y, _DOOR_HALF = 0.5, 0.12
@@ -19,8 +19,8 @@ class TwoRoom(Arena):
     free places of the centre are two rectangles and the passage between them.
     """
 
-    def __init__(self, render_mode: str | None = 'rgb_array') -> None:
-        super().__init__(render_mode)
+    def __init__(self, pixels: int = 64, render_mode: str | None = 'rgb_array') -> None:
+        super().__init__(pixels, render_mode)
         self._reach = _WALL_HALF + self.radius          # of the wall, on either side
         self._passage = _DOOR_HALF - self.radius        # of the centre, in the door
 
@@ -85,11 +85,12 @@ class TwoRoom(Arena):
         self.position = np.array([x, y])
 
     def _free(self, place: np.ndarray) -> bool:
-        inside = bool((place >= self.radius).all() and (place <= SIDE - self.radius).all())
-        return inside and (abs(place[0] - _WALL_X) >= self._reach
-                           or abs(place[1] - _DOOR_Y) <= self._passage)
+        slack = 1e-9  # touching is free
+        inside = bool((np.abs(place - SIDE / 2) <= SIDE / 2 - self.radius + slack).all())
+        return inside and bool(abs(place[0] - _WALL_X) >= self._reach - slack
+                               or abs(place[1] - _DOOR_Y) <= self._passage + slack)
 
     def _draw_floor(self, canvas: np.ndarray) -> None:
         end = (_DOOR_Y - _DOOR_HALF) / 2
         for y in (end, SIDE - end):
-            paint(canvas, box_ink(np.array([_WALL_X, y]), (_WALL_HALF, end)), _WALL_COLOUR)
+            paint_box(canvas, np.array([_WALL_X, y]), (_WALL_HALF, end), _WALL_COLOUR)

@@ -14,25 +14,14 @@ from lewm_ros.sim_config import SimConfig
 Policy = Callable[[], np.ndarray]
 
 
-# The worlds that a spec's name stands for; any other name is a Gymnasium id.
-_KNOWN = {'pusht': 'gym_pusht/PushT-v0'}
-
-
 def make_world(name: str, spec: RobotSpec) -> Any:
     """The world called `name` (empty: as the spec is), with pictures of the spec's size.
 
     Raises UserError when it is neither one of this project's nor a Gymnasium environment.
     """
-    name = name or spec.name
-    name = _KNOWN.get(name, name)
-    if name == 'two_room':
-        from lewm_core.two_room import TwoRoom
-        return TwoRoom()
-    if name == 'push':
-        from lewm_core.push import Push
-        return Push()
-    from lewm_core.envs import GymRobot
-    return GymRobot(name, spec.camera.source_width or spec.camera.width)
+    # Here, not above: Gymnasium is needed by simulated robots alone.
+    from lewm_core import envs
+    return envs.make_world(name or spec.name, spec.camera.source_width or spec.camera.width)
 
 
 def check_world(world: Any, spec: RobotSpec) -> None:
