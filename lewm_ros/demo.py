@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import sys
 import time
@@ -88,6 +89,10 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+def _terminated(*_: object) -> None:
+    raise SystemExit(143)
+
+
 def free_domain() -> int:
     """A ROS domain id (1–101) whose discovery port nobody on this machine has bound."""
     for i in range(101):
@@ -125,6 +130,7 @@ def main(job: DemoJob, settings: list[str]) -> int:
     spec = RobotSpec.load(robot)
     output = Path(job.output).resolve()
     prepare_output(output, job.overwrite)
+    signal.signal(signal.SIGTERM, _terminated)  # the nodes end with this process, however it ends
     domain = free_domain()
     os.environ.update(ROS_AUTOMATIC_DISCOVERY_RANGE='LOCALHOST',
                       ROS_LOG_DIR=str(output / 'logs'))

@@ -18,6 +18,8 @@ TRIAL_TICKS = 60
 EVENT_GAP_TICKS = 40
 # Times real time: what the surprise node keeps up with on two cores, so that it misses no block.
 WATCH_SPEED = 40.0
+# Room for a whole drive: a node that is short of processor time is late, but misses nothing.
+QUEUE_DEPTH = 20_000
 # In lock-step time stands still while the planner thinks, so lateness has no meaning there.
 LOCKSTEP_DEADLINE_S = 5.0
 # The calibration drive, the watched drive and the trials must not be one and the same random walk.
@@ -56,7 +58,7 @@ def _start_planner(run: Run, name: str, **parameters: Any) -> None:
     """Starts a planner with the demo's search; its log is called `name`."""
     search = {f'planner.{key}': value for key, value in vars(run.job.planner).items()}
     run.fleet.start(name, 'lewm_ros.planner_node', ros_arguments({
-        'checkpoint': run.checkpoint, 'robot': run.robot, 'reliable_camera': True,
+        'checkpoint': run.checkpoint, 'robot': run.robot, 'reliable_camera': True, 'threads': 1,
         **search, **parameters}))
 
 
@@ -104,8 +106,8 @@ def watch(run: Run) -> None:
     job, rate = run.job, run.spec.rate_hz
     run.watcher.forget()
     run.fleet.start('surprise_node', 'lewm_ros.surprise_node', ros_arguments({
-        'checkpoint': run.checkpoint, 'reliable_camera': True,
-        **vars(job.surprise)}))
+        'checkpoint': run.checkpoint, 'reliable_camera': True, 'queue_depth': QUEUE_DEPTH,
+        'threads': 1, **vars(job.surprise)}))
     run.watcher.wait_for('surprise_node', lambda: 'surprise_node' in run.watcher.diagnostics, 60,
                          run.fleet.check)
     ticks = math.ceil(60 * job.calibration_minutes * rate)
@@ -128,7 +130,7 @@ def _drive(run: Run, name: str, frames: int, seed: int, **parameters: Any) -> No
     frameskip = run.job.model.frameskip
     run.sim(name, mode='drive', policy='explore', frames=frames, seed=seed, wait_subscribers=1,
             wait_topics=f'{run.spec.camera.topic},{run.spec.action.topic}', recorded_topic='',
-            speed=WATCH_SPEED, **parameters)
+            speed=WATCH_SPEED, queue_depth=QUEUE_DEPTH, **parameters)
     blocks, statuses = frames // frameskip - 1, run.watcher.statuses
     run.follow('blocks watched', blocks, lambda: len(statuses),
                lambda: len(statuses) >= blocks and run.fleet.ended(name), 900)
