@@ -112,9 +112,16 @@ def _demo(job: Any, overrides: list[str]) -> int:
 
 def _convert(job: Any, overrides: list[str]) -> int:
     from lewm_core.paths import load_robot
-    bar = _Bar('converting')
-    _ros('bags').convert(job.bags, load_robot(job.robot), job.output, job.data, job.overwrite, bar)
-    bar.close()
+    bags, bar = _ros('bags'), _Bar('converting')
+    with _interrupts() as interrupted:
+        try:
+            bags.convert(job.bags, load_robot(job.robot), job.output, job.data, job.overwrite,
+                         bar, should_stop=lambda: bool(interrupted))
+        except bags.ConversionStopped:
+            print('stopped; nothing was written', file=sys.stderr)
+            return EXIT_INTERRUPTED
+        finally:
+            bar.close()
     print(job.output)
     return 0
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +13,7 @@ from types import TracebackType
 import h5py
 import numpy as np
 
-from lewm_core.atomic import partial_path, publish
+from lewm_core.atomic import partial_path, publish, sweep
 from lewm_core.config import DataConfig
 from lewm_core.dataset import FORMAT, SPLITS, split_episodes
 from lewm_core.robot import RobotSpec
@@ -34,7 +36,8 @@ class DatasetWriter:
 
     Leaving the block by an exception removes everything. Pixels wait in a raw file beside it,
     because HDF5 lays a column out in one piece (what the memory map wants) only when it knows the
-    number of rows. Raises UserError when `path` exists and `overwrite` is false.
+    number of rows. What a killed writer of the same `path` left is removed first. Raises
+    UserError when `path` exists and `overwrite` is false.
     """
 
     def __init__(self, path: str | Path, spec: RobotSpec, data: DataConfig | None = None,
@@ -45,9 +48,12 @@ class DatasetWriter:
             raise UserError(f'output {str(path)!r} exists; give another path, or overwrite=true')
         split_episodes(1, self._data)
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(self._path)
         self._partial = partial_path(self._path)
         self._raw = self._partial.with_name(self._partial.name + '.pixels')
         self._pixels = open(self._raw, 'wb')
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(self._pixels, fcntl.LOCK_SH | fcntl.LOCK_NB)  # until closed: not to sweep
         self._lengths: list[int] = []
         self._columns: dict[str, list[np.ndarray]] = {
             name: [] for name in ('action', 'stamp_ns', *spec.state_names)}
@@ -99,7 +105,7 @@ class DatasetWriter:
             if not self._lengths:
                 raise UserError(f'nothing to write to {str(self._path)!r}: not a single episode '
                                 'was found; check that frames and commands overlap in time')
-            self._pixels.close()
+            self._pixels.flush()
             summary = self._write()
             publish(self._partial, self._path)
             return summary

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from lewm_core.atomic import replacing, write_text
+from lewm_core.atomic import replacing, sweep, write_text
 from lewm_core.checkpoint import read_metadata
 from lewm_core.config import (DataConfig, ModelConfig, PlannerConfig, SurpriseConfig, TrainConfig)
 from lewm_core.dataset import Dataset
@@ -151,8 +151,7 @@ class RunFolder:
     def _clear_partials(self) -> None:
         """Removes what a killed run of this folder left half written."""
         for path in (self.model, self.trainer, self.metrics, self.config):
-            for partial in self.path.glob(f'{path.name}.partial-*'):
-                partial.unlink(missing_ok=True)
+            sweep(path)
 
 
 def _load(path: Path) -> dict[str, Any]:

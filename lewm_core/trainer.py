@@ -206,7 +206,7 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f'train.device={name!r} cannot be used ({str(error).splitlines()[0]}); '
+        raise UserError(f'device={name!r} cannot be used ({str(error).splitlines()[0]}); '
                         "choose 'auto', 'cpu' or a CUDA device of this machine") from None
     return device
 

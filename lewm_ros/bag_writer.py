@@ -12,6 +12,7 @@ from rosbags.interfaces import (Connection, Qos, QosDurability, QosHistory, QosL
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
+from lewm_core.atomic import alive
 from lewm_core.types import UserError
 
 _NO_LIMIT = QosTime(9223372036, 854775807)  # rmw's infinite duration
@@ -50,7 +51,7 @@ class BagWriter:
     def leftovers(self) -> list[Path]:
         """The partial folders that interrupted recordings to the same output left."""
         found = sorted(self.output.parent.glob(f'{self.output.name}.partial-*'))
-        return [p for p in found if p != self._folder and not _alive(p.name.rpartition('-')[2])]
+        return [p for p in found if p != self._folder and not alive(p.name.rpartition('-')[2])]
 
     def add_topic(self, topic: str, type: str, qos: Sequence[Qos] = ()) -> None:
         """Nothing; messages of `type` on `topic` can now be written. `qos`: its publishers'."""
@@ -124,16 +125,6 @@ def _names(fields: list) -> list[str]:
         if node.name == 'NAME':
             found.append(detail)
     return found
-
-
-def _alive(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _flush(path: Path) -> None:

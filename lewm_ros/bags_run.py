@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def run(job: BagsJob, on_status: Callable[[Status], None],
     claim = Claim(job.output, {'bags': [_identity(p) for p in find_bags(job.bags)],
                                'robot': spec.to_dict(), 'window': window})
     if job.overwrite or not claim.complete():
-        before = claim.text()
+        before, made = claim.text(), not job.output.exists()
         job.output.mkdir(parents=True, exist_ok=True)
         claim.stake()
         try:
@@ -114,6 +115,9 @@ def run(job: BagsJob, on_status: Callable[[Status], None],
             return None
         except BaseException:
             claim.restore(before)
+            if made:
+                with suppress(OSError):  # something else came into it
+                    job.output.rmdir()
             raise
         claim.seal()
     if should_stop():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
-from lewm_core.atomic import replacing, write_text
+from lewm_core.atomic import replacing, sweep, write_text
 from lewm_core.config import DataConfig
 from lewm_core.data import (SPLITS, Dataset, DatasetWriter, Prefetch, WindowSampler,
                             action_statistics, split_episodes)
@@ -192,7 +193,7 @@ def test_an_unknown_split_is_a_user_error(recording):
     assert len(recording.episodes('all')) == 20
 
 
-def test_a_killed_writer_leaves_no_file_that_looks_finished(tmp_path):
+def test_a_killed_writer_leaves_no_file_that_looks_finished(tmp_path, robot, episode, caplog):
     script = f"""
 import sys; sys.path[:0] = [{str(ROOT)!r}, {str(HERE)!r}]
 import numpy as np
@@ -209,6 +210,26 @@ while True:
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / 'd.h5').exists()
+    (left,) = tmp_path.iterdir()
+    assert left.name == f'd.h5.partial-{process.pid}.pixels'
+    with DatasetWriter(tmp_path / 'd.h5', robot) as writer:
+        writer.add_episode(*episode(np.random.default_rng(0), 50))
+    assert f'{left} (' in caplog.text and 'is removed' in caplog.text
+    assert [p.name for p in tmp_path.iterdir()] == ['d.h5']
+
+
+def test_what_a_running_process_writes_is_left_alone_and_said(tmp_path, caplog):
+    alive, own = tmp_path / 'a.partial-1', tmp_path / f'a.partial-{os.getpid()}'
+    gone, other = tmp_path / f'a.partial-{2**22 + 1}', tmp_path / 'b.partial-0'  # above pid_max
+    for path in (alive, own, gone, other):
+        path.write_text('half')
+    with gone.open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)  # a process of another container
+        sweep(tmp_path / 'a')
+    assert sorted(tmp_path.iterdir()) == sorted([alive, gone, other])
+    assert f'{alive} belongs to process 1, which runs' in caplog.text
+    sweep(tmp_path / 'a')
+    assert sorted(tmp_path.iterdir()) == sorted([alive, other])
 
 
 def test_every_window_comes_once_an_epoch():

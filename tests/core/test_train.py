@@ -152,9 +152,9 @@ def test_too_few_windows_leave_no_folder(record, toy_model, tmp_path):
 
 
 def test_a_device_that_is_not_there_is_a_user_error():
-    with pytest.raises(UserError, match="train.device='cuda:99' cannot be used"):
+    with pytest.raises(UserError, match="device='cuda:99' cannot be used"):
         resolve_device('cuda:99')
-    with pytest.raises(UserError, match="train.device='gpu' cannot be used"):
+    with pytest.raises(UserError, match="device='gpu' cannot be used"):
         resolve_device('gpu')
     assert resolve_device('auto').type in ('cpu', 'cuda')
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from bag_toys import (LOG, START, STORE, TICK, S, T, bag_image, command, drive, 
 from rclpy.serialization import deserialize_message
 from rosbags.rosbag2 import StoragePlugin
 
+from lewm_core.cli import main
 from lewm_core.data import Dataset
 from lewm_core.images import prepare
 from lewm_core.robot import RobotSpec
@@ -195,7 +197,24 @@ convert([{str(bag)!r}], spec, {str(tmp_path / 'data.h5')!r},
     found = subprocess.run([sys.executable, '-c', code], cwd=ROOT, timeout=120)
     assert found.returncode == -9
     assert not (tmp_path / 'data.h5').exists()
+    assert len(list(tmp_path.glob('data.h5.partial-*'))) == 1
     assert convert([bag], two_room, tmp_path / 'data.h5').frames == 120
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['bag', 'data.h5']
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_lewm_convert_and_leaves_nothing(tmp_path, capsys, monkeypatch, number):
+    bag = write_bag(tmp_path / 'bag', drive(40))
+
+    def decode_once(message):
+        signal.raise_signal(number)
+        return decode(message)
+
+    monkeypatch.setattr('lewm_ros.bags.decode', decode_once)
+    assert main(['convert', f'bags={bag}', 'robot=two_room',
+                 f'output={tmp_path / "data.h5"}']) == 130
+    assert 'nothing was written' in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ['bag']
 
 
 def test_a_long_episode_waits_in_a_file_without_name(tmp_path, two_room, monkeypatch):

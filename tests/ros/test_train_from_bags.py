@@ -193,6 +193,13 @@ def test_a_users_error_is_one_sentence_and_an_exit_code(
     assert not (tmp_path / 'run' / 'model.safetensors').exists()
 
 
+def test_a_bad_bag_leaves_no_empty_folder(host, recording, tmp_path):
+    broken = tmp_path / 'broken.mcap'
+    broken.write_bytes(next(recording[0].glob('*.mcap')).read_bytes()[:5000])
+    assert run(host, words((broken, recording[1]), tmp_path / 'run')).exit_code == 1
+    assert [p.name for p in tmp_path.iterdir()] == ['broken.mcap']
+
+
 def test_help_names_the_usage_the_topics_and_every_key(child_environment):
     done = subprocess.run(command(['--help']), env=child_environment, capture_output=True,
                           text=True, timeout=60)
