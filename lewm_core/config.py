@@ -115,8 +115,8 @@ class PlannerConfig:
     horizon: int = _option(5, 'blocks a plan looks ahead', 1, 100)
     init_std: float = _option(1.0, 'first spread, in standard deviations of the data', 1e-3, 100.0)
     hold: bool = _option(True, 'one action held through each block, not one a tick')
-    cost: str = _option('mean', 'distance to the goal over the horizon, or at its end',
-                        among=('mean', 'final'))
+    cost: str = _option('nearest', 'distance to the goal: where a plan is nearest to it, its mean '
+                        'over the horizon, or at its end', among=('nearest', 'mean', 'final'))
     context: int = _option(1, 'frames of history the search starts from', 1, 16)
     warm_start: bool = _option(True, 'start from the previous plan, shifted')
     seed: int = _option(0, 'of the candidates', 0, 2**31 - 1)

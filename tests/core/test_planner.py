@@ -185,9 +185,11 @@ def test_more_elites_than_samples_are_refused():
         solve(torch.zeros, PlannerConfig(samples=20, elites=30))
 
 
-@pytest.mark.parametrize('cost, expected', [('final', 0.0), ('mean', (4 + 1 + 0) / 3)])
-def test_the_cost_is_the_distance_to_the_goal_at_the_end_or_over_the_horizon(cost, expected):
-    actions = torch.full((1, 1, 3, FRAMESKIP, 1), 1.0 / FRAMESKIP)
+@pytest.mark.parametrize('cost, expected', [
+    ('final', 1.0), ('mean', (4 + 0 + 1) / 3), ('nearest', 0 + 0.1 * (4 + 0 + 1) / 3)])
+def test_the_cost_is_the_distance_to_the_goal_where_it_counts(cost, expected):
+    moves = torch.tensor([1.0, 2.0, 1.0])  # to 1, to the goal at 3, past it
+    actions = (moves / FRAMESKIP).view(1, 1, 3, 1, 1).expand(-1, -1, -1, FRAMESKIP, -1)
     objective = goal_objective(CumulativeSum(), torch.zeros(1, 1, 1),
                                torch.zeros(1, 0, FRAMESKIP, 1), torch.full((1, 1), 3.0), cost)
     assert objective(actions).item() == pytest.approx(expected, abs=1e-5)
