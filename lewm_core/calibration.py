@@ -168,10 +168,14 @@ def _extrapolated(config: SurpriseConfig, hours: float) -> bool:
     if promised * hours >= 1:
         return False
     if not config.extrapolate:
-        raise UserError(f'promised_per_hour={promised:g} cannot be shown by {60 * hours:.3g} '
-                        f'minutes of ordinary driving; drive {60 / promised:.3g} minutes, promise '
-                        f'{1 / hours:.3g} an hour or more, or set extrapolate=true')
+        raise UserError(f'promised_per_hour={promised:g} cannot be shown by {_rounded(60 * hours)}'
+                        f' minutes of ordinary driving; drive {_rounded(60 / promised)} minutes, '
+                        f'promise {_rounded(1 / hours)} an hour or more, or set extrapolate=true')
     return True
+
+
+def _rounded(value: float) -> str:
+    return f'{value:,.0f}' if value >= 100 else f'{value:.3g}'
 
 
 def _kept(count: int) -> np.ndarray:

@@ -66,9 +66,12 @@ class SurpriseNode(ManagedNode):
         self._received_s = time.monotonic()
         self._topics = SurpriseTopics(self, self._cluster_blocks)
         self._listen(camera, action)
-        if self._monitor.calibration is None:
+        calibration = self._monitor.calibration
+        if calibration is None:
             self.get_logger().warning('there is no calibration: scores only, no alarms; drive as '
                                       'usual for a while, then call ~/recalibrate')
+        else:
+            self.get_logger().info(describe(calibration))
 
     def _load(self) -> Any:
         params = self._params

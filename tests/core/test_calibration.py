@@ -99,6 +99,8 @@ def test_a_rate_that_the_data_cannot_support_is_marked_or_refused():
         calibrate([scores], BLOCK_S, promise(2.0, extrapolate=False))
     with pytest.raises(UserError, match='promised_per_hour=1 '):
         calibrate([scores], BLOCK_S, promise(6.0)).promising(promise(1.0, extrapolate=False))
+    with pytest.raises(UserError, match='drive 60,000 minutes'):
+        calibrate([scores], BLOCK_S, promise(0.001, extrapolate=False))
 
 
 def test_episodes_are_not_glued_together():
