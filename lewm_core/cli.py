@@ -173,6 +173,9 @@ def _inspect(options: argparse.Namespace) -> int:
                         'checkpoint')
     if (path / 'model.safetensors').is_file():
         path /= 'model.safetensors'
+    elif (path / 'trainer.pt').is_file() or (path / 'conversion.json').is_file():
+        raise UserError(f'{str(path)!r} is a run that has no checkpoint yet; let the same command '
+                        'go on, or give a file in it')
     start = b''
     if path.is_file():
         with path.open('rb') as f:

@@ -116,3 +116,9 @@ def test_inspect_refuses_what_it_does_not_know(content, tmp_path, capsys):
     assert main(['inspect', str(tmp_path / 'file')]) == 1
     text = capsys.readouterr().err
     assert 'file' in text and len(text.splitlines()) == 1
+
+
+def test_inspect_says_that_a_run_has_no_checkpoint_yet(tmp_path, capsys):
+    (tmp_path / 'conversion.json').write_text('{}')
+    assert main(['inspect', str(tmp_path)]) == 1
+    assert 'has no checkpoint yet; let the same command go on' in capsys.readouterr().err
