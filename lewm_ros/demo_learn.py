@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lewm_core.checkpoint import load_checkpoint
 from lewm_core.data import Dataset
 from lewm_core.evaluate import evaluate_checkpoint
+from lewm_core.threads import set_threads
 from lewm_core.types import UserError
 from lewm_ros.fleet import ros_arguments
 
@@ -60,6 +61,7 @@ def learn(run: Run) -> None:
 
 def examine(run: Run) -> None:
     """Probes and latent statistics on test episodes, which training never saw."""
+    set_threads(1)  # a small model; see config/train/tiny.yaml
     dataset = Dataset.open(run.output / 'model' / 'data.h5')
     checkpoint = load_checkpoint(run.checkpoint)
     result = evaluate_checkpoint(checkpoint, dataset)

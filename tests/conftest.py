@@ -7,7 +7,7 @@ import tempfile
 
 import pytest
 
-os.environ.setdefault('OMP_NUM_THREADS', '2')
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # two wait for each other on a busy machine
 os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
 os.environ['ROS_LOG_DIR'] = tempfile.mkdtemp(prefix='lewm-ros-log-')
 # Two runs at once on one machine must not hear each other; 0 is what everybody else uses, and
