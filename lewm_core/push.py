@@ -10,7 +10,7 @@ from lewm_core.arena import SIDE, Arena, Explorer, Steering, Task, paint_box, to
 
 _HALF = 0.07                        # of the block's side
 _RIM = 0.11                         # what the block keeps from the walls: the disc fits behind it
-_BLOCK_COLOUR, _EDGE_COLOUR, _RIM_COLOUR = (60, 95, 170), (235, 190, 60), (212, 206, 194)
+_BLOCK_COLOUR, _RIM_COLOUR = (110, 130, 165), (212, 206, 194)
 # Where the friction under a square turns it as hard as it resists: the mean distance of the
 # square's points from its centre, by which turning and moving are traded.
 _ARM = 0.3826 * 2 * _HALF
@@ -133,9 +133,6 @@ class Push(Arena):
 
     def _paint(self, canvas: np.ndarray) -> None:
         paint_box(canvas, self.block, (_HALF, _HALF), _BLOCK_COLOUR, self.angle)
-        # One edge is yellow, so that the picture shows which way the block is turned.
-        edge = self.block + _turn(self.angle) @ np.array([0.7 * _HALF, 0.0])
-        paint_box(canvas, edge, (0.3 * _HALF, _HALF), _EDGE_COLOUR, self.angle)
 
 
 class _Errand:
