@@ -6,6 +6,7 @@ swallows exceptions; both are mended here, once.
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 import traceback
@@ -26,7 +27,7 @@ from rclpy.timer import Timer
 from rclpy.utilities import remove_ros_args
 
 from lewm_core.types import UserError
-from lewm_ros.params import warn_unknown
+from lewm_ros.params import declare_one, warn_unknown
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 SPIN_S = 0.1  # the longest a signal waits for the loop to notice it
@@ -86,7 +87,7 @@ class ManagedNode(Runnable, LifecycleNode):
         super().__init__(name, **kwargs)
         self.active = False
         self.configured = False
-        self.declare_parameter('autostart', True)
+        declare_one(self, 'autostart', True, 'configure and activate at the start')
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self._diagnostics_timer = self.steady_timer(1.0, self.publish_diagnostics)
 
@@ -257,6 +258,7 @@ def run_node(make: Callable[[], Any], args: Sequence[str] | None = None) -> int:
         except Exception:
             get_logger(name).error(traceback.format_exc().rstrip())
         finally:
+            gc.collect()  # a node whose constructor raised ends before its context does
             rclpy.try_shutdown()
     return 1
 

@@ -16,7 +16,7 @@ from lewm_core.config import check
 from lewm_core.types import UserError
 
 _KINDS = {bool: Parameter.Type.BOOL, int: Parameter.Type.INTEGER, float: Parameter.Type.DOUBLE,
-          str: Parameter.Type.STRING}
+          str: Parameter.Type.STRING, list: Parameter.Type.STRING_ARRAY}
 _FAR = {int: 2**63 - 1, float: 1.7976931348623157e308}
 
 
@@ -36,13 +36,27 @@ def declare(node: Node, config: type, prefix: str = '') -> None:
     for f in dataclasses.fields(config):
         name = f'{prefix}.{f.name}' if prefix else f.name
         default = getattr(config(), f.name)
-        _coerce(node, name, type(default))
-        try:
-            node.declare_parameter(name, default, descriptor(f, type(default)))
-        except (InvalidParameterTypeException, InvalidParameterValueException):
-            given = node._parameter_overrides[name].value
-            raise UserError(f'parameter {name} is {given!r}, but {_expected(f, default)} is '
-                            'expected; correct it') from None
+        _declare(node, name, default, descriptor(f, type(default)), _expected(f, default))
+
+
+def declare_one(node: Node, name: str, default: bool | str | list[str], help: str) -> Any:
+    """The value of a parameter that stands beside those of a config: a switch, text or texts.
+
+    Raises UserError when the value given doesn't fit.
+    """
+    expected = {bool: 'true or false', str: 'a text', list: 'a list of texts'}[type(default)]
+    return _declare(node, name, default, ParameterDescriptor(description=help), expected)
+
+
+def _declare(node: Node, name: str, default: Any, described: ParameterDescriptor,
+             expected: str) -> Any:
+    _coerce(node, name, type(default))
+    try:
+        return node.declare_parameter(name, default, described).value
+    except (InvalidParameterTypeException, InvalidParameterValueException):
+        given = node._parameter_overrides[name].value
+        raise UserError(f'parameter {name} is {given!r}, but {expected} is expected; correct it'
+                        ) from None
 
 
 def descriptor(f: dataclasses.Field, kind: type) -> ParameterDescriptor:
@@ -140,8 +154,14 @@ def warn_unknown(node: Node) -> list[str]:
 
 
 def _coerce(node: Node, name: str, kind: type) -> None:
-    """YAML reads `2` as an integer: taken as 2.0 for a float, as '2' for a string."""
+    """YAML reads `2` as an integer: taken as 2.0 for a float, as '2' for a string.
+
+    A single text stands for a list of one.
+    """
     given = node._parameter_overrides.get(name)
+    if given is not None and kind is list and given.type_ == Parameter.Type.STRING:
+        node._parameter_overrides[name] = Parameter(name, _KINDS[list], [given.value])
+        return
     if given is None or kind not in (float, str) or given.type_ == _KINDS[kind]:
         return
     if given.type_ == Parameter.Type.INTEGER or (

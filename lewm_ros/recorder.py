@@ -18,7 +18,7 @@ from lewm_core.types import UserError
 from lewm_ros.bag_writer import BagWriter, bag_qos
 from lewm_ros.fields import message_class
 from lewm_ros.node import BasicNode, run_node
-from lewm_ros.params import declare, option, read, warn_unknown
+from lewm_ros.params import declare, declare_one, option, read, warn_unknown
 
 _BATCH = 500
 _IDLE_S = 0.3
@@ -63,7 +63,7 @@ class Recorder(BasicNode):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__('recorder', **kwargs)
         declare(self, RecorderConfig)
-        self.declare_parameter('topics', [''])
+        declare_one(self, 'topics', [''], 'topics to record beside or instead of the robot\'s')
         warn_unknown(self)
         config = read(self, RecorderConfig)
         self._depth = config.depth

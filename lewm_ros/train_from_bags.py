@@ -21,7 +21,7 @@ from lewm_core.jobs import BagsJob
 from lewm_core.options import groups, options, shown
 from lewm_core.types import UserError
 from lewm_ros.node import ERROR, OK, WARN, BasicNode, diagnostic_array, flush, own_args, run_node
-from lewm_ros.params import warn_unknown
+from lewm_ros.params import declare_one, warn_unknown
 
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 _USAGE = """\
@@ -95,9 +95,9 @@ class TrainFromBags(BasicNode):
         """The job that the parameters and the command line describe together."""
         given = []
         for name in ('bags', 'robot', 'output'):
-            value = self.declare_parameter(name, '').value
+            value = declare_one(self, name, '', f'stands for {name}=… of the command line')
             given += [f'{name}={value}'] if value else []
-        given += [w for w in self.declare_parameter('overrides', ['']).value if w]
+        given += [w for w in declare_one(self, 'overrides', [''], 'the other KEY=VALUE') if w]
         warn_unknown(self)
         said = {word.partition('=')[0] for word in words}
         kept = [word for word in given if word.partition('=')[0] not in said]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import pytest
+from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from lewm_core.config import PlannerConfig, SurpriseConfig
 from lewm_core.types import UserError
 from lewm_ros.node import ManagedNode
-from lewm_ros.params import Explicit, declare, option, read, warn_unknown
+from lewm_ros.params import Explicit, declare, declare_one, option, read, warn_unknown
 
 
 @dataclass(frozen=True)
@@ -100,3 +101,19 @@ def test_an_unknown_parameter_is_warned_about_with_a_near_name(host):
 
 def test_every_surprise_option_has_a_description():
     assert all(f.metadata['help'] for f in fields(SurpriseConfig))
+
+
+class Lone(Node):
+    def __init__(self, **kwargs):
+        super().__init__('lone', **kwargs)
+        self.topics = declare_one(self, 'topics', [''], 'to record')
+
+
+def test_a_parameter_beside_a_config_is_described_and_checked_too(host):
+    lone = host.add(Lone, parameters={'topics': 'odom'})
+    assert lone.topics == ['odom']  # a single one needs no brackets
+    assert lone.describe_parameter('topics').description == 'to record'
+    with pytest.raises(UserError, match='topics is 3, but a list of texts is expected'):
+        host.add(Lone, parameters={'topics': 3})
+    with pytest.raises(UserError, match='autostart is 3, but true or false is expected'):
+        host.add(ToyNode, parameters={'autostart': 3})

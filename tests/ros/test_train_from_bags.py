@@ -188,7 +188,7 @@ def test_a_users_error_is_one_sentence_and_an_exit_code(
     done = subprocess.run(
         command([f'output={tmp_path / "run"}', *(w.format(**names) for w in given)]),
         env=child_environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
+    assert done.returncode == 1, done.stderr
     assert sentence in done.stderr and 'Traceback' not in done.stderr
     assert not (tmp_path / 'run' / 'model.safetensors').exists()
 
