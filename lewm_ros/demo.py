@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +22,14 @@ from lewm_core.robot import RobotSpec
 from lewm_core.types import UserError
 from lewm_ros.demo_report import Material, write_report
 from lewm_ros.demo_watch import Watcher
-from lewm_ros.fleet import Fleet
+from lewm_ros.fleet import Fleet, ros_arguments
 
 # The worlds that the demo's robots live in; another spec's name is taken as a Gymnasium id.
 WORLDS = {'two_room': 'two_room', 'push': 'push', 'pusht': 'gym_pusht/PushT-v0'}
+
+
+# Messages of a node that has ended are on their way for no longer than this.
+SILENCE_S = 20.0
 
 
 @dataclass
@@ -50,10 +54,16 @@ class Run:
         return self.output / 'model' / 'model.safetensors'
 
     def sim(self, name: str, **parameters: Any) -> None:
-        """Starts the simulated robot with these parameters."""
-        from lewm_ros.fleet import ros_arguments
-        base = {'robot': self.robot, 'world': self.world, 'seed': self.job.seed}
+        """Starts the simulated robot, which drives once it is known to be heard here.
+
+        A short drive would otherwise be over before discovery has found its topics.
+        """
+        base = {'robot': self.robot, 'world': self.world, 'seed': self.job.seed,
+                'wait_for_start': True}
         self.fleet.start(name, 'lewm_ros.sim_robot', ros_arguments({**base, **parameters}))
+        self.watcher.wait_for('the simulated robot', self.watcher.hears_robot, 60,
+                              self.fleet.check)
+        self.watcher.call('sim_robot/start')
 
     @contextmanager
     def step(self, number: int, what: str) -> Iterator[None]:
@@ -65,23 +75,31 @@ class Run:
         self.material.steps.append((what, seconds))
         say(f'      done in {seconds:.1f} s')
 
-    def follow(self, what: str, total: int, now: Any, done: Any, timeout_s: float) -> None:
-        """Shows progress (`now()` of `total`) until `done()`; raises UserError when too late."""
-        last = -1.0
+    def follow(self, what: str, total: int, now: Callable[[], int], node: str,
+               timeout_s: float = 900.0) -> None:
+        """Shows progress (`now()` of `total`) until `node` has ended and all of it was heard.
+
+        Raises UserError when the node ends badly, when `timeout_s` is over, and when nothing new
+        has been heard for a while after the node's end.
+        """
+        count, said, news = -1, 0.0, time.monotonic()
+        deadline = news + timeout_s
         with tqdm(total=total, desc=f'      {what}', disable=not sys.stderr.isatty(),
                   leave=False, unit_scale=True) as bar:
-            deadline = time.monotonic() + timeout_s
-            while not done():
+            while not (self.fleet.ended(node) and count >= total):
                 self.fleet.check()
-                count = now()
-                bar.update(count - bar.n)
-                if bar.disable and time.monotonic() - last > 5:
-                    last = time.monotonic()
+                if now() != count:
+                    count, news = now(), time.monotonic()
+                    bar.update(count - bar.n)
+                if bar.disable and time.monotonic() > said + 10:
+                    said = time.monotonic()
                     say(f'      {what}: {count} of {total}')
-                if time.monotonic() > deadline:
-                    raise UserError(f'{what} has not ended within {timeout_s:g} s ({count} of '
-                                    f'{total}); look into {self.fleet.log_dir}')
+                silent = self.fleet.ended(node) and time.monotonic() > news + SILENCE_S
+                if silent or time.monotonic() > deadline:
+                    raise UserError(f'{what} stopped at {count} of {total}; look into '
+                                    f'{self.fleet.log_dir / (node + ".log")}')
                 time.sleep(0.05)
+        self.fleet.check()
 
 
 def say(text: str) -> None:

@@ -86,9 +86,7 @@ def _trials(run: Run, policy: str, count: int, **parameters: Any) -> list[dict[s
     run.sim(name, mode='trials', policy=policy, trials=count, trial_ticks=TRIAL_TICKS,
             **parameters)
     heard = run.watcher.trials
-    run.follow(f'{policy} goals', count, lambda: len(heard),
-               lambda: len(heard) >= count and run.fleet.ended(name), 900)
-    run.fleet.check()
+    run.follow(f'{policy} goals', count, lambda: len(heard), name)
     return [_outcome(values) for values in heard]
 
 
@@ -132,9 +130,7 @@ def _drive(run: Run, name: str, frames: int, seed: int, **parameters: Any) -> No
             wait_topics=f'{run.spec.camera.topic},{run.spec.action.topic}', recorded_topic='',
             speed=WATCH_SPEED, queue_depth=QUEUE_DEPTH, **parameters)
     blocks, statuses = frames // frameskip - 1, run.watcher.statuses
-    run.follow('blocks watched', blocks, lambda: len(statuses),
-               lambda: len(statuses) >= blocks and run.fleet.ended(name), 900)
-    run.fleet.check()
+    run.follow('blocks watched', blocks, lambda: len(statuses), name)
 
 
 def _score(values: dict[str, Any]) -> dict[str, Any]:

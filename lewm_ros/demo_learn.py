@@ -31,9 +31,7 @@ def record(run: Run) -> None:
         counts = run.watcher.counts.get('recorder/recorded', {})
         return next((int(n) for name, n in counts.items() if name.strip('/') == topic), 0)
 
-    run.follow('recording', run.job.frames, lambda: recorded(camera),
-               lambda: run.fleet.ended('sim_robot_record'), 300)
-    run.fleet.check()
+    run.follow('recording', run.job.frames, lambda: recorded(camera), 'sim_robot_record')
     published = {name.strip('/'): int(n) for name, n
                  in run.watcher.counts['sim_robot/published'].items()}
     run.watcher.call('recorder/stop')
@@ -50,9 +48,10 @@ def learn(run: Run) -> None:
              *run.settings]
     begun = time.monotonic()
     run.fleet.start('train_from_bags', 'lewm_ros.train_from_bags', words)
-    run.follow('training', job.train.steps, lambda: round(run.watcher.progress * job.train.steps),
-               lambda: run.fleet.ended('train_from_bags'), 3600)
-    run.fleet.check()
+    node = 'train_from_bags'
+    # Conversion and training together are one job to the node; its progress runs from 0 to 1.
+    run.follow('learning, %', 100, lambda: 100 if run.fleet.ended(node)
+               else round(100 * run.watcher.progress), node, 24 * 3600)
     seconds = time.monotonic() - begun
     metrics = (run.output / 'model' / 'metrics.jsonl').read_text().splitlines()
     run.material.curves = [json.loads(line) for line in metrics]

@@ -60,9 +60,10 @@ class Watcher:
 
     def _subscribe(self) -> None:
         add = self.node.create_subscription
-        add(DiagnosticArray, 'sim_robot/trial', self._on_trial, _LATCHED)
+        self._from_robot = [
+            add(DiagnosticArray, 'sim_robot/trial', self._on_trial, _LATCHED),
+            add(Header, 'sim_robot/event', self._on_event, _RELIABLE)]
         add(DiagnosticArray, 'surprise_node/status', self._on_status, _RELIABLE)
-        add(Header, 'sim_robot/event', self._on_event, _RELIABLE)
         add(Image, 'goal_image', self.goals.append, _LATCHED)
         for side in ('sim_robot/published', 'recorder/recorded'):
             add(DiagnosticArray, side, lambda m, side=side: self._on_counts(side, m), _LATCHED)
@@ -94,6 +95,10 @@ class Watcher:
     def _spin(self) -> None:
         while not self._closing:
             self._executor.spin_once(timeout_sec=0.05)
+
+    def hears_robot(self) -> bool:
+        """Whether the simulated robot's topics are matched, so that nothing it says is missed."""
+        return all(s.get_publisher_count() > 0 for s in self._from_robot)
 
     def goal_pictures(self) -> list[Any]:
         """The goal images heard so far, as RGB (H, W, 3) uint8."""
