@@ -85,7 +85,7 @@ class DemoJob:
     frames: int = _option('frames to record for training', 10_000, 100, 10**7)
     goals: int = _option('goals to drive to in lock-step', 100, 1, 10**5)
     realtime_goals: int = _option('goals to drive to at real time', 10, 0, 10**4)
-    calibration_minutes: float = _option('simulated driving the alarm is calibrated on', 10.0,
+    calibration_minutes: float = _option('simulated driving the alarm is calibrated on', 20.0,
                                          0.1, 10_000.0)
     normal_minutes: float = _option('simulated ordinary driving that is watched', 10.0,
                                     0.1, 10_000.0)
