@@ -23,10 +23,11 @@ def _collapse(latent: dict[str, Any]) -> Verdict:
     if low > 0.5 and rank > 5:
         return True, (f'the latents are spread out: smallest std {low:.2f} (above 0.5), effective '
                       f'rank {rank:.1f} (above 5)')
-    return False, (f'the latents have collapsed: smallest std {low:.3f} (should be above 0.5), '
-                   f'effective rank {rank:.1f} (should be above 5); the pictures are no longer '
-                   'told apart, so planning and surprise mean nothing; raise '
-                   'model.sigreg_weight')
+    # The rank of what hardly varies is noise, so a low spread is said alone.
+    found = (f'effective rank {rank:.1f} (should be above 5)' if low > 0.5
+             else f'smallest std {low:.3f} (should be above 0.5)')
+    return False, (f'the latents have collapsed: {found}; the pictures are no longer told apart, '
+                   'so planning and surprise mean nothing; raise model.sigreg_weight')
 
 
 def _probe(probe: dict[str, Any]) -> Verdict:
