@@ -64,7 +64,7 @@ class Arena(gymnasium.Env):
         options = dict(options or {})
         position, self.goal = options.pop('position', None), options.pop('goal', None)
         if options:
-            raise UserError(f"reset option {sorted(options)[0]!r} is not known; choose among "
+            raise UserError(f'reset option {sorted(options)[0]!r} is not known; choose among '
                             "['goal', 'position']")
         if self.goal is not None:
             self.goal = np.asarray(self.goal, dtype=np.float64)

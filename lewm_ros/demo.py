@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from lewm_core.robot import RobotSpec
 from lewm_core.types import UserError
 from lewm_ros.demo_report import Material, write_report
 from lewm_ros.demo_watch import Watcher
-from lewm_ros.fleet import Fleet, ros_arguments
+from lewm_ros.fleet import Fleet, free_domain, ros_arguments
 
 # The worlds that the demo's robots live in; another spec's name is taken as a Gymnasium id.
 WORLDS = {'two_room': 'two_room', 'push': 'push', 'pusht': 'gym_pusht/PushT-v0'}
@@ -111,28 +110,18 @@ def _terminated(*_: object) -> None:
     raise SystemExit(143)
 
 
-def free_domain() -> int:
-    """A ROS domain id (1–101) whose discovery port nobody on this machine has bound."""
-    for i in range(101):
-        domain = 1 + (os.getpid() + i) % 101
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.bind(('', 7400 + 250 * domain))
-            except OSError:
-                continue
-            return domain
-    raise UserError('all ROS domains from 1 to 101 are in use on this machine; end some ROS nodes')
-
-
 def prepare_output(output: Path, overwrite: bool) -> None:
-    """Makes `output` an empty folder; a finished demo there is replaced only on request."""
+    """Makes `output` an empty folder; a finished demo there is replaced only on request.
+
+    Raises UserError, `overwrite` or not, when it holds anything but a demo: that is not ours.
+    """
+    if output.is_dir() and any(output.iterdir()) and not (output / 'logs').is_dir():
+        raise UserError(f'{output} is not empty and holds no demo; give another folder with '
+                        'output=PATH')
     if (output / 'report.json').exists() and not overwrite:
         raise UserError(f'{output} holds a finished demo; give another folder with output=PATH '
                         'or replace it with overwrite=true')
-    if output.exists() and not overwrite and any(output.iterdir()):
-        if not (output / 'logs').is_dir():
-            raise UserError(f'{output} is not empty and holds no demo; give another folder with '
-                            'output=PATH')
+    if (output / 'logs').is_dir() and not overwrite:
         say(f'found an unfinished demo in {output}; starting it afresh')
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)

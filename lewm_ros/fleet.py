@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,6 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from lewm_core.types import UserError
+
+
+def free_domain() -> int:
+    """A ROS domain id (1–101) whose discovery port nobody on this machine has bound."""
+    for i in range(101):
+        domain = 1 + (os.getpid() + i) % 101
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind(('', 7400 + 250 * domain))
+            except OSError:
+                continue
+            return domain
+    raise UserError('all ROS domains from 1 to 101 are in use on this machine; end some ROS nodes')
 
 
 def private_environment(domain: int, log_dir: Path) -> dict[str, str]:

@@ -43,7 +43,7 @@ _SPEC = {
     'rate_hz': 'ticks a second; a camera that is faster is thinned out to it',
     'max_age_s': 'a longer gap between frames ends an episode; an older camera is stale. At least '
                  'one tick',
-    'episode_topic': 'std_msgs/msg/Header, whose stamp is that of an episode\'s first frame',
+    'episode_topic': "std_msgs/msg/Header, whose stamp is that of an episode's first frame",
     'cameras[].name': 'lower-case letters, digits and _',
     'cameras[].topic': 'a relative name follows the namespace; both kinds can be remapped',
     'cameras[].type': 'sensor_msgs/msg/Image or sensor_msgs/msg/CompressedImage',
@@ -56,7 +56,7 @@ _SPEC = {
     'cameras[].source_height': 'the same',
     'action.topic': 'as for the camera',
     'action.type': 'any message type, such as geometry_msgs/msg/Twist',
-    'action.latency_s': 'from a command\'s stamp to its effect on the robot, 0 to 10 s',
+    'action.latency_s': "from a command's stamp to its effect on the robot, 0 to 10 s",
     'action.timeout_s': 'an older command is no longer in force',
     'action.on_timeout': 'safe: the safe action is in force then; drop: the episode is cut',
     'action.fields[].path': 'where the number is in the message: `twist.linear.x`, `data[0]`',

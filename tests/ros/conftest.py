@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -11,22 +10,10 @@ from pathlib import Path
 
 import pytest
 
-
-def _free_domain() -> int:
-    """A domain id from 1 to 101 whose discovery port nobody on this machine has bound."""
-    for i in range(101):
-        domain = 1 + (os.getpid() + i) % 101
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.bind(('', 7400 + 250 * domain))
-            except OSError:
-                continue
-            return domain
-    raise RuntimeError('all ROS domains from 1 to 101 are in use')
-
+from lewm_ros.fleet import free_domain
 
 # Before rclpy is imported: it reads these when a context is made.
-os.environ['ROS_DOMAIN_ID'] = str(_free_domain())
+os.environ['ROS_DOMAIN_ID'] = str(free_domain())
 os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
 os.environ['ROS_LOG_DIR'] = tempfile.mkdtemp(prefix='lewm_ros_log_')
 os.environ.pop('ROS_LOCALHOST_ONLY', None)
