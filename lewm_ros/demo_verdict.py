@@ -26,6 +26,8 @@ def _collapse(latent: dict[str, Any]) -> Verdict:
     # The rank of what hardly varies is noise, so a low spread is said alone.
     found = (f'effective rank {rank:.1f} (should be above 5)' if low > 0.5
              else f'smallest std {low:.3f} (should be above 0.5)')
+    if low > 0.1 and rank > 2:
+        return False, f'the latents are less spread out than they should be: {found}; train longer'
     return False, (f'the latents have collapsed: {found}; the pictures are no longer told apart, '
                    'so planning and surprise mean nothing; raise model.sigreg_weight')
 

@@ -36,6 +36,7 @@ def test_a_good_run_has_nothing_to_complain_of():
     ('record', {'lost': 3}, '3 of 200 recorded frames and commands were lost'),
     ('latent', {'std_min': 0.004, 'effective_rank': 28.9}, 'collapsed: smallest std 0.004'),
     ('latent', {'effective_rank': 1.2}, 'collapsed: effective rank 1.2'),
+    ('latent', {'std_min': 0.45}, 'less spread out than they should be: smallest std 0.450'),
     ('probe', {'r2_min': 0.5}, '0.500 at the least'),
     ('plan', {'success_rate': 0.84}, '84 of 100 goals reached'),
     ('plan', {'random_success_rate': 0.2}, 'random 20 %'),
