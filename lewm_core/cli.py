@@ -26,6 +26,10 @@ _JOBS = {
     'train': 'a dataset to a checkpoint',
     'evaluate': 'the figures of a checkpoint on held-out episodes',
 }
+# What runs a job that is not in this file: MODULE:FUNCTION, given the job and its overrides.
+_RUNNERS: dict[str, str] = {}
+# `lewm bench NAME` is the job bench_NAME.
+_BENCHES: dict[str, str] = {}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,13 +60,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--version', action='version', version=f'lewm {__version__}')
     commands = parser.add_subparsers(dest='command', metavar='COMMAND')
     for job, text in _JOBS.items():
-        command = commands.add_parser(job, help=text, description=f'{text[0].upper()}{text[1:]}.',
-                                      add_help=False)
-        command.add_argument('-h', '--help', action='store_true', help='this page, every key')
-        command.add_argument('--show', action='store_true',
-                             help='print the composed configuration as YAML and do nothing')
-        command.add_argument('overrides', nargs='*', metavar='KEY=VALUE')
-        command.set_defaults(run=_job, parser=command)
+        _add_job(commands, job, job, text)
+    bench = commands.add_parser('bench', help='speed and memory, ours beside a reference',
+                                description='Speed and memory, ours beside a reference, measured '
+                                'alternately in one run.')
+    benches = bench.add_subparsers(dest='bench', metavar='NAME', required=True)
+    for name, text in _BENCHES.items():
+        _add_job(benches, name, f'bench_{name}', text)
     inspect = commands.add_parser('inspect', help='what a bag, a dataset or a checkpoint holds',
                                   description='What a bag, a dataset or a checkpoint holds.')
     inspect.add_argument('path', metavar='PATH', type=Path)
@@ -70,17 +74,37 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_job(commands: Any, name: str, job: str, text: str) -> None:
+    command = commands.add_parser(name, help=text, description=f'{text[0].upper()}{text[1:]}.',
+                                  add_help=False)
+    command.add_argument('-h', '--help', action='store_true', help='this page, every key')
+    command.add_argument('--show', action='store_true',
+                         help='print the composed configuration as YAML and do nothing')
+    command.add_argument('overrides', nargs='*', metavar='KEY=VALUE')
+    command.set_defaults(run=_job, job=job, parser=command)
+
+
 def _job(options: argparse.Namespace) -> int:
     if options.help:
         options.parser.print_help()
-        print(_keys(options.command))
+        print(_keys(options.job))
         return 0
     from lewm_core.compose import compose
-    job = compose(options.command, options.overrides)
+    job = compose(options.job, options.overrides)
     if options.show:
         print(yaml.safe_dump(_plain(asdict(job)), sort_keys=False), end='')
         return 0
-    return globals()[f'_{options.command}'](job, options.overrides)
+    return _runner(options.job)(job, options.overrides)
+
+
+def _runner(job: str) -> Any:
+    """The function that runs `job`: in this file, or where _RUNNERS says."""
+    if job not in _RUNNERS:
+        return globals()[f'_{job}']
+    module, _, function = _RUNNERS[job].partition(':')
+    package, _, rest = module.partition('.')
+    found = _ros(rest) if package == 'lewm_ros' else importlib.import_module(module)
+    return getattr(found, function)
 
 
 def _keys(job: str) -> str:

@@ -1,0 +1,1 @@
+"""`lewm bench`: speed and memory beside a reference, alternating in one run."""
