@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors import torch as safetensors
-from torch import Tensor
+from torch import Tensor, nn
 
 from lewm_core.config import (DataConfig, ModelConfig, PlannerConfig, SurpriseConfig, TrainConfig,
                               config_from_dict)
+from lewm_core.heads import build_head, head_tensors, load_heads
 from lewm_core.model import WorldModel
 from lewm_core.robot import RobotSpec
 from lewm_core.types import UserError
@@ -29,7 +30,9 @@ FORMAT = 1
 _KEY = 'lewm'
 _CONFIGS = {'model': ModelConfig, 'data': DataConfig, 'train': TrainConfig,
             'planner': PlannerConfig, 'surprise': SurpriseConfig}
-_OTHERS = ('format', 'spec', 'calibration', 'metrics')
+_OTHERS = ('format', 'spec', 'calibration', 'metrics', 'heads')
+# A setting that came later takes its default in an older file: no tensor hangs on these.
+_MAY_GROW = {'train', 'planner', 'surprise'}
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Checkpoint:
     """A trained model and all that is known of it; `model` is in eval mode, on its device.
 
     `calibration` is surprise's (`Calibration.to_dict()`), or None before it was calibrated;
-    `metrics` a plain tree of figures. `data` says which episodes were trained on.
+    `metrics` a plain tree of figures. `data` says which episodes were trained on. `heads` are
+    optional networks on the model's latents by name (see lewm_core/heads.py).
     """
 
     model: WorldModel
@@ -48,22 +52,30 @@ class Checkpoint:
     surprise: SurpriseConfig = SurpriseConfig()
     calibration: dict[str, Any] | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
+    heads: dict[str, nn.Module] = field(default_factory=dict)
+
+    def with_head(self, name: str, head: nn.Module) -> Checkpoint:
+        """This checkpoint with `head` as its head `name`, in the place of an older one."""
+        return dataclasses.replace(self, heads={**self.heads, name: head})
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     """Nothing; writes `checkpoint` to `path`, whole or not at all, over what was there."""
     header = {'format': FORMAT, 'spec': checkpoint.spec.to_dict(),
               'model': dataclasses.asdict(checkpoint.model.config),
-              'calibration': checkpoint.calibration, 'metrics': checkpoint.metrics}
+              'calibration': checkpoint.calibration, 'metrics': checkpoint.metrics,
+              'heads': {name: dataclasses.asdict(head.config)
+                        for name, head in checkpoint.heads.items()}}
     for name in ('data', 'train', 'planner', 'surprise'):
         header[name] = dataclasses.asdict(getattr(checkpoint, name))
     tensors = {name: tensor.detach().cpu().contiguous()
-               for name, tensor in checkpoint.model.state_dict().items()}
+               for name, tensor in {**checkpoint.model.state_dict(),
+                                    **head_tensors(checkpoint.heads)}.items()}
     _write(Path(path), tensors, header)
 
 
 def load_checkpoint(path: str | Path, device: str | torch.device = 'cpu') -> Checkpoint:
-    """The checkpoint in the file at `path`, its model in eval mode on `device`.
+    """The checkpoint in the file at `path`, its model and heads in eval mode on `device`.
 
     Raises UserError when the file is missing, truncated or no checkpoint, when a tensor is
     missing, unexpected or of another shape or type, and when a config lacks a key or has one
@@ -71,19 +83,25 @@ def load_checkpoint(path: str | Path, device: str | torch.device = 'cpu') -> Che
     """
     path = Path(path)
     tensors, header = _read(path)
-    configs = {name: config_from_dict(cls, header[name], f'checkpoint {str(path)!r}: {name}')
+    where = f'checkpoint {str(path)!r}'
+    configs = {name: config_from_dict(cls, header[name], f'{where}: {name}',
+                                      partial=name in _MAY_GROW)
                for name, cls in _CONFIGS.items()}
-    spec = RobotSpec.from_dict(header['spec'], f'checkpoint {str(path)!r}: spec')
+    spec = RobotSpec.from_dict(header['spec'], f'{where}: spec')
     model = WorldModel(configs.pop('model'), spec)
-    _check_tensors(path, model.state_dict(), tensors)
-    model.load_state_dict(tensors)
+    heads = {name: build_head(name, tree, model, where) for name, tree in header['heads'].items()}
+    own = model.state_dict()
+    _check_tensors(path, {**own, **head_tensors(heads)}, tensors)
+    model.load_state_dict({name: tensors[name] for name in own})
+    load_heads(heads, tensors)
     try:
-        model.to(device).eval()
+        for module in (model, *heads.values()):
+            module.to(device).eval()
     except (RuntimeError, AssertionError) as error:
         raise UserError(f'device {str(device)!r} cannot be used here ({_first_line(error)}); '
                         "choose 'cpu' or a device that this PyTorch sees") from None
     return Checkpoint(model, spec, **configs, calibration=header['calibration'],
-                      metrics=header['metrics'])
+                      metrics=header['metrics'], heads=heads)
 
 
 def update_metadata(path: str | Path, *, calibration: dict[str, Any] | None = None,
@@ -104,7 +122,8 @@ def update_metadata(path: str | Path, *, calibration: dict[str, Any] | None = No
 def read_metadata(path: str | Path) -> dict[str, Any]:
     """The header of the checkpoint at `path`, checked for its keys, as a plain tree.
 
-    Keys: format, spec, model, data, train, planner, surprise, calibration, metrics.
+    Keys: format, spec, model, data, train, planner, surprise, calibration, metrics, and heads,
+    the config of each head by name.
     """
     return _read(Path(path))[1]
 
@@ -138,13 +157,15 @@ def _parse_header(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
         raise UserError(f'checkpoint {str(path)!r} has format {header.get("format")!r}, but this '
                         f'version reads format {FORMAT}; use the version that wrote it or train '
                         'again')
+    header.setdefault('heads', {})  # a file from before there were any
     expected = {*_CONFIGS, *_OTHERS}
     missing, unknown = sorted(expected - set(header)), sorted(set(header) - expected)
     if missing or unknown:
         raise UserError(f'checkpoint {str(path)!r}: its header lacks {missing} and has unknown '
                         f'{unknown}, but {sorted(expected)} are expected; use the version that '
                         'wrote it or train again')
-    for name, kinds in (('calibration', (dict, type(None))), ('metrics', (dict,))):
+    for name, kinds in (('calibration', (dict, type(None))), ('metrics', (dict,)),
+                        ('heads', (dict,))):
         if not isinstance(header[name], kinds):
             raise UserError(f'checkpoint {str(path)!r}: {name} is {header[name]!r}, but a mapping '
                             'is expected; train again')

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lewm_core.checkpoint import load_checkpoint
+from lewm_core.checkpoint import Checkpoint, load_checkpoint
 from lewm_core.data import SPLITS, Dataset
 from lewm_core.robot import RobotSpec
 
@@ -63,10 +64,22 @@ def inspect_checkpoint(path: str | Path) -> str:
                            f'mean {mean:.4g}, std {std:.4g} {field.unit} in training'))
     evaluation = metrics.get('evaluation')
     lines += _evaluation(evaluation) if evaluation else [_line('evaluated', 'no')]
+    lines += _heads(checkpoint)
     calibration = checkpoint.calibration
     lines.append(_line('surprise', 'not calibrated: alarms need ~/recalibrate first'
                        if calibration is None else _calibration(calibration)))
     return '\n'.join(lines)
+
+
+def _heads(checkpoint: Checkpoint) -> list[str]:
+    lines = []
+    for name, head in checkpoint.heads.items():
+        config = ', '.join(f'{f.name} {getattr(head.config, f.name)}'
+                           for f in dataclasses.fields(head.config))
+        count = sum(p.numel() for p in head.parameters())
+        lines.append(_line('head', f'{name}: {count:,} parameters' + (f'; {config}' if config
+                                                                      else '')))
+    return lines
 
 
 def _robot(spec: RobotSpec) -> list[str]:
