@@ -15,7 +15,7 @@ import torch
 
 from lewm_core.checkpoint import Checkpoint
 from lewm_core.config import PlannerConfig
-from lewm_core.planner import Solution, cem, goal_objective, shift
+from lewm_core.planner import Prior, Solution, Term, goal_objective, shift, solve
 from lewm_core.types import Action, Frame, Plan, UserError
 
 
@@ -51,11 +51,19 @@ class Agent:
         self._latents: list[torch.Tensor] = []   # (D,) each, one block apart
         self._blocks: list[torch.Tensor] = []    # (F, A) each: what led from one to the next
         self._ticks: list[np.ndarray] = []       # what was done since the newest latent
-        self._start: torch.Tensor | None = None
+        self._start: torch.Tensor | None = None  # (1, K, F, A): the latest plan's mean
+        self._since = 0                          # ticks done since that plan's frame
         self._plan: Plan | None = None
         self._plans = 0
 
-    @torch.inference_mode()
+    def lose_history(self) -> None:
+        """Nothing; the next frame begins a block without history, but the plan goes on.
+
+        For a plan that came too late: the ticks driven meanwhile are committed first.
+        """
+        self._latents, self._blocks, self._ticks = [], [], []
+
+    @torch.no_grad()
     def set_goal(self, pixels: np.ndarray) -> None:
         """Nothing; from now on plans lead to where the camera sees `pixels` (H, W, 3) uint8.
 
@@ -74,18 +82,19 @@ class Agent:
         self._goal = None
         self.reset()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def plan(self, frame: Frame) -> Plan:
         """The plan from this frame, which begins a block, to the goal.
 
+        With `planner.deadline_ms` the best one found until then, with the iterations done.
         Raises ValueError without a goal, and SearchError when no candidate has a finite cost.
         """
         if self._goal is None:
             raise ValueError('there is no goal to plan to; call set_goal first')
         begun = time.perf_counter()
         self._remember(self._encode(frame.pixels))
-        solution = self._search(self._goal)
-        self._start = shift(solution.mean) if self.planner.warm_start else None
+        solution = self._search(self._goal, begun)
+        self._start, self._since = solution.mean, 0
         actions = solution.actions[0].flatten(0, 1).double().cpu().numpy()
         return Plan(frame.stamp_ns, self.spec.clamp(actions), float(solution.cost[0]),
                     solution.iterations, time.perf_counter() - begun)
@@ -93,6 +102,7 @@ class Agent:
     def commit(self, action: Action) -> None:
         """Nothing; notes the action of one tick as it was published: it becomes history."""
         self._ticks.append(np.asarray(action.values, dtype=np.float64))
+        self._since += 1
 
     def act(self, frame: Frame) -> Action:
         """The action of this tick, within the limits: a new plan each block, then its ticks."""
@@ -103,33 +113,49 @@ class Agent:
         self.commit(action)
         return action
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def warm_up(self, times: int = 5) -> float:
         """The seconds that a plan takes (the median), after first-use costs; changes nothing."""
         camera, seconds = self.spec.camera, []
         blank = np.zeros((camera.height, camera.width, 3), np.uint8)
-        kept = self._latents, self._blocks, self._ticks, self._start, self._plans
+        kept = dict(vars(self))
         self._ticks = []
         for _ in range(times):
             begun = time.perf_counter()
             self._remember(self._encode(blank))
-            self._search(self._latents[-1])
+            self._search(self._latents[-1], None)
             seconds.append(time.perf_counter() - begun)
-        self._latents, self._blocks, self._ticks, self._start, self._plans = kept
+        vars(self).update(kept)
         return float(np.median(seconds))
 
-    def _search(self, goal: torch.Tensor) -> Solution:
-        """The solution for the present history."""
-        latents = torch.stack(self._latents)[None]
+    def _search(self, goal: torch.Tensor, begun: float | None) -> Solution:
+        """The solution for the present history; `begun` is when its deadline began to run."""
+        config, latents = self.planner, torch.stack(self._latents)[None]
         past = (torch.stack(self._blocks)[None] if self._blocks
                 else latents.new_zeros(1, 0, self.frameskip, self.spec.action_dim))
-        objective = goal_objective(self._model, latents, past, goal[None], self.planner.cost)
+        objective = goal_objective(self._model, latents, past, goal[None], config.cost,
+                                   self._term())
+        start = None
+        if config.warm_start and self._start is not None:
+            start = shift(self._start, self._since // self.frameskip)
+        deadline = None
+        if config.deadline_ms and begun is not None:
+            deadline = begun + config.deadline_ms / 1e3
         # One seed a plan: the same situation gives the same plan, whatever was planned before.
-        self._generator.manual_seed((self.planner.seed << 20) + self._plans)
+        self._generator.manual_seed((config.seed << 20) + self._plans)
         self._plans += 1
-        return cem(objective, self.spec.low, self.spec.high, self._model.action_std, self.planner,
-                   generator=self._generator, frameskip=self.frameskip, mean=self._start,
-                   center=self._model.action_mean)
+        return solve(objective, self.spec.low, self.spec.high, self._model.action_std, config,
+                     generator=self._generator, frameskip=self.frameskip, mean=start,
+                     center=self._model.action_mean, prior=self._prior(latents[:, -1], goal[None]),
+                     deadline=deadline)
+
+    def _prior(self, latent: torch.Tensor, goal: torch.Tensor) -> Prior | None:
+        """Where the plan from `latent` (B, D) to `goal` (B, D) is expected, if anything knows."""
+        return None
+
+    def _term(self) -> Term | None:
+        """What is added to the cost, if anything is."""
+        return None
 
     def _remember(self, latent: torch.Tensor) -> None:
         """Nothing; puts a block's first latent into the history, which stays `context` long."""

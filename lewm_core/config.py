@@ -114,12 +114,31 @@ class PlannerConfig:
     iterations: int = _option(10, 'refinements a plan', 1, 1000)
     horizon: int = _option(5, 'blocks a plan looks ahead', 1, 100)
     init_std: float = _option(1.0, 'first spread, in standard deviations of the data', 1e-3, 100.0)
-    hold: bool = _option(True, 'one action held through each block, not one a tick')
+    knots: int = _option(1, 'free actions in a block, each held for its share of the ticks; 0: '
+                         'one a tick', 0, 100)
     cost: str = _option('nearest', 'distance to the goal: where a plan is nearest to it, its mean '
                         'over the horizon, or at its end', among=('nearest', 'mean', 'final'))
     context: int = _option(1, 'frames of history the search starts from', 1, 16)
     warm_start: bool = _option(True, 'start from the previous plan, shifted')
     seed: int = _option(0, 'of the candidates', 0, 2**31 - 1)
+    solver: str = _option('cem', 'how candidates are found', among=('cem', 'icem', 'mppi',
+                                                                    'gradient'))
+    limits: bool = _option(True, 'the limits hold inside the search, not only for what is sent')
+    answer: str = _option('best', "the plan: the cheapest one tried, or always the elites' mean",
+                          among=('best', 'mean'))
+    proposal_share: float = _option(0.5, 'share of the first candidates from a proposal, where '
+                                    'there is one', 0.0, 1.0)
+    deadline_ms: float = _option(0.0, 'no iteration begins that would end later than this; 0: '
+                                 'all are done', 0.0, 600_000.0)
+    precision: str = _option('auto', 'of the imagination. auto: bf16 where the processor is fast '
+                             'at it and the elites agree, else float32',
+                             among=('auto', 'float32', 'bf16'))
+    noise_beta: float = _option(2.0, 'icem: exponent of the noise, 0 for white', 0.0, 8.0)
+    decay: float = _option(1.25, 'icem: each iteration draws this many times fewer', 1.0, 10.0)
+    keep: float = _option(0.3, 'icem: share of the elites kept for the next iteration', 0.0, 1.0)
+    temperature: float = _option(0.5, "mppi: in units of the elites' mean cost above the cheapest",
+                                 1e-3, 1000.0)
+    step_size: float = _option(0.1, 'gradient: of Adam, in units of the first spread', 1e-5, 10.0)
 
 
 @dataclass(frozen=True)

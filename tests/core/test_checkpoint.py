@@ -200,7 +200,7 @@ def test_lists_become_tuples_and_whole_numbers_floats():
     ({'samples': '64'}, "here: samples is '64', but int is expected"),
     ({'samples': 64.0}, 'here: samples is 64.0, but int'),
     ({'samples': True}, 'here: samples is True, but int'),
-    ({'hold': 1}, 'here: hold is 1, but bool'),
+    ({'limits': 1}, 'here: limits is 1, but bool'),
     ({'samples': None}, 'here: samples is None'),
     ({'samples': 1}, 'here: samples=1 is out of range'),
     ({'cost': 'least'}, "here: cost='least' is not known"),

@@ -64,7 +64,7 @@ def test_an_override_beats_the_group_and_the_group_beats_the_default():
 def test_the_reference_planner_is_the_papers():
     planner = compose('demo', ['planner=reference']).planner
     assert (planner.samples, planner.elites, planner.iterations) == (300, 30, 30)
-    assert (planner.hold, planner.cost, planner.context) == (False, 'final', 1)
+    assert (planner.knots, planner.cost, planner.context) == (0, 'final', 1)
 
 
 def test_one_seed_of_the_demo_reaches_training_and_planner():
