@@ -151,6 +151,7 @@ def _convert(job: Any, overrides: list[str]) -> int:
 
 
 def _train(job: Any, overrides: list[str]) -> int:
+    from lewm_core import distributed
     from lewm_core.compose import compose
     from lewm_core.data import Dataset
     from lewm_core.train import train
@@ -169,7 +170,8 @@ def _train(job: Any, overrides: list[str]) -> int:
     if interrupted:
         print('stopped; the same command goes on from here', file=sys.stderr)
         return EXIT_INTERRUPTED
-    print(path)
+    if distributed.leader():
+        print(path)
     return 0
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lewm_core.model import WorldModel
+from lewm_core import distributed
+from lewm_core.model import WorldModel, at_least_float32
 
 _T_MAX = 3.0
 
@@ -52,18 +53,19 @@ def prediction_losses(model: WorldModel, pixels: Tensor, actions: Tensor,
 
 def sigreg(latents: Tensor, projections: int = 1024, knots: int = 17,
            generator: torch.Generator | None = None) -> Tensor:
-    """How far the latents are from an isotropic standard normal: a float32 scalar, at least 0.
+    """How far the latents are from an isotropic standard normal: a scalar, at least 0.
 
     `latents` (N, D), or (T, N, D) for one statistic per time step, averaged. Directions are drawn
-    anew at each call from `generator`. Always float32, under autocast too: in bfloat16 the
+    anew at each call from `generator`. At least float32, under autocast too: in bfloat16 the
     statistic drowns in rounding.
     """
     with torch.autocast(latents.device.type, enabled=False):
         device = latents.device if generator is None else generator.device
+        latents = at_least_float32(latents)
         directions = torch.randn(latents.shape[-1], projections, generator=generator,
-                                 device=device).to(latents.device)
+                                 device=device).to(latents)
         directions = directions / directions.norm(dim=0)
-        return epps_pulley(latents.float() @ directions, knots).mean()
+        return epps_pulley(latents @ directions, knots).mean()
 
 
 def epps_pulley(samples: Tensor, knots: int = 17) -> Tensor:
@@ -71,6 +73,7 @@ def epps_pulley(samples: Tensor, knots: int = 17) -> Tensor:
 
     N ∫ |φ_N(t) - φ(t)|² w(t) dt with φ_N the empirical characteristic function, φ(t) = w(t) =
     exp(-t²/2): the trapezoid rule over `knots` on [0, 3], doubled because the integrand is even.
+    Where several processes train together, N and φ_N are those of all their samples.
     """
     t = torch.linspace(0, _T_MAX, knots, dtype=samples.dtype, device=samples.device)
     normal = torch.exp(-t ** 2 / 2)
@@ -78,5 +81,7 @@ def epps_pulley(samples: Tensor, knots: int = 17) -> Tensor:
     weight[0] /= 2
     weight[-1] /= 2
     angle = samples.unsqueeze(-1) * t                                   # (..., N, M, knots)
-    real, imaginary = angle.cos().mean(-3), angle.sin().mean(-3)
-    return samples.shape[-2] * ((real - normal) ** 2 + imaginary ** 2) @ weight
+    moments = distributed.mean(torch.stack([angle.cos().mean(-3), angle.sin().mean(-3)]))
+    real, imaginary = moments.unbind()
+    count = distributed.size() * samples.shape[-2]
+    return count * ((real - normal) ** 2 + imaginary ** 2) @ weight

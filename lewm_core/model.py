@@ -129,7 +129,7 @@ class WorldModel(LatentDynamics):
         lead = pixels.shape[:-3]
         x = pixels.reshape(-1, size, size, 3).permute(0, 3, 1, 2).to(self.pixel_scale.dtype)
         x = torch.addcmul(self.pixel_shift, x, self.pixel_scale)
-        return self.projector(self.encoder(x)).float().view(*lead, -1)
+        return at_least_float32(self.projector(self.encoder(x))).view(*lead, -1)
 
     def embed_actions(self, blocks: Tensor) -> Tensor:
         """The embeddings (..., E) of action blocks (..., F, A) in robot units."""
@@ -143,7 +143,7 @@ class WorldModel(LatentDynamics):
         anything later than itself.
         """
         out = self.predictor(latents, self.predictor.modulations(action_emb))
-        return self.pred_proj(out.flatten(0, 1)).float().view_as(latents)
+        return at_least_float32(self.pred_proj(out.flatten(0, 1))).view_as(latents)
 
     def condition(self, blocks: Tensor) -> Tensor:
         """The modulation (..., depth, 6, W) by each of the blocks (..., F, A), computed once."""
@@ -151,8 +151,13 @@ class WorldModel(LatentDynamics):
 
     def predict_last(self, latents: Tensor, condition: Tensor) -> Tensor:
         """The next latent (B, D) float32 alone, after (B, T, D) and (B, T, depth, 6, W)."""
-        return self.pred_proj(self.predictor.last(latents, condition)).float()
+        return at_least_float32(self.pred_proj(self.predictor.last(latents, condition)))
 
     def num_parameters(self) -> int:
         """The number of trainable parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` as float32, or as it is where it is wider."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

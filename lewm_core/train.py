@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 
+from lewm_core import distributed
 from lewm_core.checkpoint import Checkpoint, save_checkpoint
 from lewm_core.config import (DataConfig, ModelConfig, PlannerConfig, SurpriseConfig, TrainConfig,
                               check)
@@ -38,23 +40,30 @@ def train(dataset: Dataset, model_config: ModelConfig, data_config: DataConfig,
     had never stopped, at whatever moment it was killed. `should_stop` is asked after each step;
     once true, the state and the model so far are written and the call returns. Raises UserError
     when a finished run is there (unless `overwrite`), when settings or data cannot be trained on,
-    and when a loss is not finite.
+    and when a loss is not finite. Under torchrun all its processes call this and train one model,
+    each on its share of every batch; the first one writes.
     """
     settings = Settings(model_config, data_config, train_config, planner, surprise)
     for config in (model_config, data_config, train_config, planner, surprise):
         check(config)
     dataset = dataset.with_split(data_config)
-    with _quiet_process(train_config.threads):
-        trainer = Trainer(dataset, model_config, train_config)
-        with RunFolder(output, settings, dataset) as folder:
-            state = folder.open(resume, overwrite)
-            if state is not None:
-                trainer.load(state)
-                log.info('resuming %s from step %d of %d', folder.path, trainer.done,
-                         train_config.steps)
-            with EventLog(folder.tensorboard, trainer.done, train_config.tensorboard) as events:
-                stopped = _loop(trainer, folder, events, on_progress, should_stop)
-            return _finish(trainer, folder, settings, dataset, stopped)
+    with distributed.joined(train_config.device) as device, ExitStack() as stack:
+        stack.enter_context(_quiet_process(train_config.threads))
+        trainer = Trainer(dataset, model_config, train_config, device)
+        folder = RunFolder(output, settings, dataset)
+        # The first process writes, and the others hear what it found.
+        state = distributed.led(lambda: stack.enter_context(folder).open(resume, overwrite))
+        if state is not None:
+            trainer.load(state)
+            log.info('resuming %s from step %d of %d', folder.path, trainer.done,
+                     train_config.steps)
+        wanted = train_config.tensorboard and distributed.leader()
+        with EventLog(folder.tensorboard, trainer.done, wanted) as events:
+            stopped = _loop(trainer, folder, events, on_progress, should_stop)
+        if distributed.leader():
+            with distributed.alone():
+                _finish(trainer, folder, settings, dataset, stopped)
+        return folder.model
 
 
 def _loop(trainer: Trainer, folder: RunFolder, events: EventLog,
@@ -64,17 +73,18 @@ def _loop(trainer: Trainer, folder: RunFolder, events: EventLog,
     with Prefetch(trainer.batch, range(trainer.done, config.steps)) as batches:
         for step, batch in batches:
             losses = trainer.step(step, batch)
-            stop, done = should_stop(), step + 1
+            stop, done = distributed.anyone(should_stop(), trainer.device), step + 1
             save = stop or done == config.steps or done % config.checkpoint_every == 0
             if done == config.steps or done % config.validate_every == 0:
                 trainer.validate()
             if save or done % config.log_every == 0:
                 progress, row = trainer.report(losses)
-                folder.log(row)
-                events.log(row)
+                if distributed.leader():
+                    folder.log(row)
+                    events.log(row)
                 if on_progress is not None:
                     on_progress(progress)
-            if save:
+            if save and distributed.leader():
                 folder.save(trainer.state())
             if stop:
                 return done < config.steps
@@ -128,3 +138,13 @@ def _quiet_process(threads: int) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(before)
+
+
+def main() -> int:
+    """The exit code of `lewm train` with this program's arguments: for torchrun's `-m`."""
+    from lewm_core.cli import main as lewm
+    return lewm(['train', *sys.argv[1:]])
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lewm_core import distributed
 from lewm_core.config import ModelConfig, TrainConfig
 from lewm_core.data import Dataset, WindowSampler, action_statistics
 from lewm_core.losses import Losses, prediction_losses
@@ -50,21 +51,32 @@ class Trainer:
     """Model, optimiser and windows of one run. `done` counts steps, `seconds` their time.
 
     Whatever is random in a step is a function of (seed, step), so no generator's state needs to
-    be saved: the order of windows, SIGReg's directions and dropout.
+    be saved: the order of windows, SIGReg's directions and dropout. Where several processes
+    train together (`distributed`), each takes its share of every batch, and all take the same
+    step.
     """
 
-    def __init__(self, dataset: Dataset, model: ModelConfig, config: TrainConfig) -> None:
+    def __init__(self, dataset: Dataset, model: ModelConfig, config: TrainConfig,
+                 device: str | None = None) -> None:
+        """`device` is this process's own, where it is not the one in `config`."""
         self.config, self.dataset, self.done = config, dataset, 0
-        self.device = resolve_device(config.device)
+        self.device = resolve_device(device or config.device)
         self.precision = resolve_precision(config.precision, self.device)
         torch.manual_seed(config.seed)
         self.model = WorldModel(model, dataset.spec)
         self.model.set_action_statistics(*action_statistics(dataset))
+        if distributed.size() > 1:
+            distributed.share_batch_norm(self.model)
         self.model.to(self.device).train()
         self.optimizer = _optimizer(self.model, config)
         self.window = (model.history + 1, model.frameskip)
+        if config.batch_size % distributed.size():
+            raise UserError(f'train.batch_size={config.batch_size} cannot be shared equally by '
+                            f'{distributed.size()} processes; give a multiple of that')
         self.sampler = WindowSampler(dataset.windows('train', *self.window), config.batch_size,
                                      config.seed)
+        # Asked once: batches are assembled in a thread, beside whatever this one does `alone`.
+        self._share = slice(distributed.rank(), None, distributed.size())
         self.generator = torch.Generator(self.device)
         held_out = dataset.windows('validation', *self.window)
         # Mixed, because SIGReg is about a batch: windows of one episode alone are not normal.
@@ -76,19 +88,23 @@ class Trainer:
         self.seconds, self._clock, self._warned = 0.0, time.monotonic(), False
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pixels (B, T, H, W, 3) uint8 and actions (B, T - 1, F, A) of `step`, on the CPU."""
-        return self._tensors(self.sampler(step))
+        """Pixels (B, T, H, W, 3) uint8 and actions (B, T - 1, F, A) of `step`, on the CPU.
+
+        B is this process's share of the batch.
+        """
+        return self._tensors(self.sampler(step)[self._share])
 
     def step(self, step: int, batch: tuple[torch.Tensor, torch.Tensor]) -> Losses:
         """The losses of one optimiser step on `batch`."""
         rate = learning_rate(step, self.config)
         for group in self.optimizer.param_groups:
             group['lr'] = rate
-        torch.manual_seed(self._seed(step))
-        self.generator.manual_seed(self._seed(step))
+        torch.manual_seed(self._seed(step) + (self._share.start << 30))  # dropout
+        self.generator.manual_seed(self._seed(step))  # directions: the same everywhere
         losses = self._losses(*batch)
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
+        distributed.average_gradients(self.model.parameters())
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         self.optimizer.step()
         self.done = step + 1
@@ -104,7 +120,9 @@ class Trainer:
         self.generator.manual_seed(self.config.seed)
         pieces = np.array_split(self._held_out,
                                 math.ceil(len(self._held_out) / self.config.batch_size))
-        rows = [torch.stack(self._losses(*self._tensors(piece))[:3]).cpu() for piece in pieces]
+        with distributed.alone():
+            rows = [torch.stack(self._losses(*self._tensors(piece))[:3]).cpu()
+                    for piece in pieces]
         total, prediction, spread = torch.stack(rows).double().mean(0).tolist()
         self._validation = {'val_loss': total, 'val_prediction': prediction, 'val_sigreg': spread}
         self._validated = self.done
@@ -116,14 +134,15 @@ class Trainer:
         Losses are looked at here and not after each step, because on a GPU each look waits for
         all that was queued. No state is saved without a look.
         """
-        values = torch.stack(self._pending).cpu().double().numpy()
+        values = distributed.mean(torch.stack(self._pending)).cpu().double().numpy()
         first = self.done - len(values)
         self._pending.clear()
         bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
         if len(bad):
             raise self._not_finite(first + int(bad[0]), values[bad[0]])
         total, prediction, spread = values.mean(axis=0).tolist()
-        latent = latent_statistics(losses.latents.detach().float().cpu().numpy())
+        latents = distributed.gathered(losses.latents.detach().float())
+        latent = latent_statistics(latents.cpu().numpy())
         now = time.monotonic()
         speed = len(values) / max(now - self._clock, 1e-9)
         self.seconds, self._clock = self.seconds + now - self._clock, now
