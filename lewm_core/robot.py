@@ -20,6 +20,7 @@ _PATH = re.compile(r'^[a-z][a-z0-9_]*(\[\d+\])?(\.[a-z][a-z0-9_]*(\[\d+\])?)*$')
 _TYPE = re.compile(r'^[a-z][a-z0-9_]*/msg/[A-Z][A-Za-z0-9]*$')
 _TOPIC = re.compile(r'^[~/A-Za-z_][A-Za-z0-9_/~]*$')
 _NAME = re.compile(r'^[a-z][a-z0-9_]*$')
+REDUCTIONS = ('last', 'mean', 'sum')
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,9 @@ class ActionSpec:
     """The command topic. `latency_s`: from a command's stamp to its effect on the robot.
 
     A command older than `timeout_s` is no longer in force: the step then holds the safe action
-    (`on_timeout: safe`) or is dropped (`on_timeout: drop`).
+    (`on_timeout: safe`) or is dropped (`on_timeout: drop`). `reduce` makes one action of the
+    commands of a step: the 'last', for a controller that holds it; their 'mean', for commands
+    faster than the rate; their 'sum', for increments. The limits are those of that action.
     """
 
     topic: str
@@ -67,6 +70,7 @@ class ActionSpec:
     latency_s: float = 0.0
     timeout_s: float = 0.5
     on_timeout: str = 'safe'
+    reduce: str = 'last'
 
 
 @dataclass(frozen=True)
@@ -307,6 +311,7 @@ def _validate_action(action: ActionSpec) -> None:
            'a positive number of seconds')
     _check(action.on_timeout in ('safe', 'drop'), 'action on_timeout', action.on_timeout,
            "'safe' or 'drop'")
+    _check(action.reduce in REDUCTIONS, 'action reduce', action.reduce, "'last', 'mean' or 'sum'")
     paths = [f.path for f in action.fields]
     for f in action.fields:
         _check(_PATH.match(f.path) and paths.count(f.path) == 1, 'action field path', f.path,

@@ -28,14 +28,17 @@ class Step:
     """One kept frame and the action that led to it.
 
     `action` (A,) float64 in robot units was in force at the end of the tick that ends with this
-    frame, so it belongs to the previous frame's row of a dataset; None on the first frame of an
-    episode. `payload` is what was handed in with the frame.
+    frame (or is what the spec's `reduce` makes of the tick's commands), so it belongs to the
+    previous frame's row of a dataset; None on the first frame of an episode. `commanded`: a
+    command was in force, the action is not the safe one for want of it. `payload` is what was
+    handed in with the frame.
     """
 
     stamp_ns: int
     payload: Any
     action: np.ndarray | None
     new_episode: bool
+    commanded: bool = True
 
 
 class FrameSelector:
@@ -108,6 +111,24 @@ def action_in_force(effective_ns: list[int], end_ns: int, timeout_ns: int) -> in
     return index
 
 
+def reduce_commands(values: list[np.ndarray], effective_ns: list[int], start_ns: int, index: int,
+                    reduce: str) -> np.ndarray:
+    """The action (A,) of a step from `start_ns` at whose end the command `index` is in force.
+
+    Those that take effect within the step, at its start or later, are reduced: 'last' takes the
+    one in force at the end, 'mean' and 'sum' take them all alike. Where none does, the mean is
+    the one that is held, and the sum is 0, for an increment is not held. All three are the same
+    where one command takes effect in each step, as a planner's does.
+    """
+    first = bisect_left(effective_ns, start_ns, 0, index + 1)
+    if reduce == 'last' or (reduce == 'mean' and first > index):
+        return values[index]
+    if first > index:
+        return np.zeros_like(values[index])
+    within = values[first:index + 1]
+    return within[0] if len(within) == 1 else getattr(np, reduce)(within, axis=0)
+
+
 @dataclass(frozen=True)
 class _Pending:
     stamp_ns: int
@@ -134,12 +155,14 @@ class StepBuilder:
         self._latency = round(_NS * spec.action.latency_s)
         self._timeout = round(_NS * spec.action.timeout_s)
         self._max_age = round(_NS * spec.max_age_s)
+        self._reduce = spec.action.reduce
         self._hold = hold
         self._grace = round(_NS * grace_s)
         self._pending: deque[_Pending] = deque()
         self._times: list[int] = []
         self._values: list[np.ndarray] = []
         self._frame: int | None = None
+        self._start = 0  # the stamp of the frame given out last: where the next step starts
         self._decided = -(2**63)
         self.late = self.skipped = self.timeouts = 0
 
@@ -215,14 +238,15 @@ class StepBuilder:
     def _emit(self) -> Step:
         """The oldest waiting frame as a step, from the commands known now."""
         head = self._pending.popleft()
+        start_ns, self._start = self._start, head.stamp_ns
         if head.start:
             return Step(head.stamp_ns, head.payload, None, True)
         self._decided = head.stamp_ns
         index = action_in_force(self._times, head.stamp_ns, self._timeout)
         if index is None:
             self.timeouts += 1
-            return Step(head.stamp_ns, head.payload, self._safe, self._safe is None)
-        action = self._values[index]
+            return Step(head.stamp_ns, head.payload, self._safe, self._safe is None, False)
+        action = reduce_commands(self._values, self._times, start_ns, index, self._reduce)
         if index > 256:  # older ones can't come into force again; dropped in bulk
             del self._times[:index], self._values[:index]
         return Step(head.stamp_ns, head.payload, action, False)

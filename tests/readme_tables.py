@@ -59,6 +59,8 @@ _SPEC = {
     'action.latency_s': "from a command's stamp to its effect on the robot, 0 to 10 s",
     'action.timeout_s': 'an older command is no longer in force',
     'action.on_timeout': 'safe: the safe action is in force then; drop: the episode is cut',
+    'action.reduce': 'what makes one action of the commands of a tick: last (the one in force at '
+                     'its end), mean (commands faster than the rate) or sum (increments)',
     'action.fields[].path': 'where the number is in the message: `twist.linear.x`, `data[0]`',
     'action.fields[].min': 'lower limit, in `unit`',
     'action.fields[].max': 'upper limit',

@@ -80,7 +80,8 @@ def test_the_fingerprint_follows_what_changes_a_tensor_and_nothing_else():
     assert {s.fingerprint() for s in same} == {spec.fingerprint()}
     others = [changed('rate_hz', 20.0), changed('cameras.0.width', 96),
               changed('cameras.0.crop', [11, 20, 300, 200]), changed('action.latency_s', 0.0),
-              changed('action.fields.0.max', 0.9), changed('action.fields.1.path', 'angular.y')]
+              changed('action.fields.0.max', 0.9), changed('action.fields.1.path', 'angular.y'),
+              changed('action.reduce', 'mean'), changed('action.reduce', 'sum')]
     prints = {RobotSpec.from_dict(tree).fingerprint() for tree in others}
     assert len(prints) == len(others) and spec.fingerprint() not in prints
 
@@ -122,6 +123,7 @@ WRONG = [
     # the action
     ('action.topic', '1cmd', "action topic is '1cmd'"),
     ('action.type', 'Twist', "action type is 'Twist', but package/msg/Type"),
+    ('action.reduce', 'first', "action reduce is 'first', but 'last', 'mean' or 'sum'"),
     ('action.fields', [], 'action fields: none are given; list at least one'),
     ('action.latency_s', -0.1, 'latency_s is -0.1, but 0 to 10 s'),
     ('action.timeout_s', 0.0, 'timeout_s is 0.0, but a positive number of seconds'),

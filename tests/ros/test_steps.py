@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import product
 
 import numpy as np
 import pytest
@@ -123,6 +124,41 @@ def test_without_a_command_in_force_the_safe_action_holds_or_the_step_is_cut(two
     assert [s.new_episode for s in steps] == [True] + [False] * 5 + [True] * 3
 
 
+# Commands at 0.2, 0.7 (of a tick) in each step, but none in the third.
+@pytest.mark.parametrize('reduce, expected', [
+    ('last', [None, 0.2, 0.4, 0.4, 0.8]), ('mean', [None, 0.15, 0.35, 0.4, 0.75]),
+    ('sum', [None, 0.3, 0.7, 0.0, 1.5])])
+@pytest.mark.parametrize('hold', [False, True])
+def test_the_commands_of_a_step_become_its_last_their_mean_or_their_sum(
+        two_room, reduce, expected, hold):
+    spec = with_latency(two_room, latency_s=0.0, reduce=reduce)
+    events = [('frame', START + k * TICK, k) for k in range(5)]
+    events += [('command', START + k * TICK + part * TICK // 10, (2 * k + (part > 5) + 1) / 10)
+               for k in (0, 1, 3) for part in (2, 7)]
+    steps, builder = run(spec, sorted(events, key=lambda e: e[1]), hold)
+    found = actions(steps)
+    assert found[0] is None and found[1:] == pytest.approx(expected[1:])
+    assert builder.timeouts == 0
+
+
+@pytest.mark.parametrize('reduce', ['last', 'mean', 'sum'])
+@pytest.mark.parametrize('delay_ns, latency_s', [(60_000_000, 0.0), (0, 0.0), (0, 0.05)])
+def test_one_command_a_tick_gives_the_same_action_however_it_is_reduced(
+        two_room, reduce, delay_ns, latency_s):
+    """A planner answers each frame once: what it sends is what a model of its bags learns."""
+    spec = with_latency(two_room, latency_s=latency_s, reduce=reduce)
+    steps, _ = run(spec, answered(6, delay_ns))
+    assert actions(steps) == [None, 0, 1, 2, 3, 4]
+
+
+def test_without_a_command_in_force_a_sum_is_the_safe_action_too(two_room):
+    spec = with_latency(two_room, latency_s=0.0, reduce='sum')
+    events = [('command', START + 1, 0.3)] + [('frame', START + k * TICK, k) for k in range(8)]
+    steps, builder = run(spec, events)
+    assert actions(steps) == [None, 0.3, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    assert [s.commanded for s in steps] == [True] * 6 + [False] * 2 and builder.timeouts == 2
+
+
 def test_a_live_step_is_given_out_once_a_later_command_is_there(two_room):
     builder = StepBuilder(with_latency(two_room, latency_s=0.0))
     assert len(builder.frame(START, 0)) == 1  # an episode's first frame waits for nothing
@@ -178,16 +214,17 @@ def test_live_and_recorded_give_the_same_steps_when_commands_come_in_order(two_r
     events += [('marker', START + int(t), None) for t in frames[::60]]
     rank = {'marker': 0, 'frame': 1, 'command': 2}
     events.sort(key=lambda e: (e[1], rank[e[0]]))
-    for on_timeout in ('safe', 'drop'):
-        spec = with_latency(two_room, on_timeout=on_timeout)
+    for on_timeout, reduce in product(('safe', 'drop'), ('last', 'mean', 'sum')):
+        spec = with_latency(two_room, on_timeout=on_timeout, reduce=reduce)
         live, recorded = run(spec, events)[0], run(spec, events, hold=True)[0]
         assert [(s.stamp_ns, s.payload, s.new_episode) for s in live] == [
             (s.stamp_ns, s.payload, s.new_episode) for s in recorded]
         assert actions(live) == actions(recorded)
 
 
-def test_the_commands_kept_stay_bounded(two_room):
-    builder = StepBuilder(two_room)
+@pytest.mark.parametrize('reduce', ['last', 'sum'])
+def test_the_commands_kept_stay_bounded(two_room, reduce):
+    builder = StepBuilder(with_latency(two_room, reduce=reduce))
     for kind, stamp, value in answered(5000, 0):
         builder.frame(stamp, value) if kind == 'frame' else builder.command(stamp, [value, 0.0])
     assert len(builder._times) < 600
