@@ -46,7 +46,8 @@ def compose(job: str, overrides: Sequence[str] = (), spec: RobotSpec | None = No
     `overrides` are `key=value` and `group=name` as Hydra reads them; a text or path needs no
     quotes, and a list of paths may be written with commas. Where the robot is known (`spec`, or
     a `robot=` override) and no model is chosen, the model, its training and its planner follow
-    the camera: tiny for 64 pixels, the paper's LeWM otherwise. Raises OverrideError in one
+    the camera: tiny for 64 pixels, the paper's LeWM otherwise; and what `config/JOB/ROBOT.yaml`
+    sets, where there is one, takes the place of the job's defaults. Raises OverrideError in one
     sentence: an unknown key with its nearest neighbours, a value of another type or out of its
     range, an unknown group member, a required key left out.
     """
@@ -59,6 +60,7 @@ def compose(job: str, overrides: Sequence[str] = (), spec: RobotSpec | None = No
     choices = {key: value for key, value in pairs if key in groups(job)}
     choices = {**_follow_camera(job, spec, choices), **choices}
     lines, texts = [f'{key}={value}' for key, value in choices.items()], {}
+    lines += _follow_robot(job, spec)
     for key, value in pairs:
         if key in known and _is_text(known[key].kind):
             texts[key] = _text(known[key].kind, value)
@@ -113,6 +115,13 @@ def _follow_camera(job: str, spec: RobotSpec | None, choices: dict[str, str]) ->
     if model == 'tiny':
         return {'model': 'tiny', 'train': 'tiny', 'planner': 'small'}
     return {'model': model, 'train': 'paper', 'planner': 'default'}
+
+
+def _follow_robot(job: str, spec: RobotSpec | None) -> list[str]:
+    """The group member that sets what `job` needs for this robot: `config/demo/push.yaml`."""
+    if spec is None or not (config_dir() / job / f'{spec.name}.yaml').is_file():
+        return []
+    return [f'+{job}={spec.name}']
 
 
 def _is_text(kind: Any) -> bool:

@@ -171,3 +171,10 @@ def test_composing_leaves_no_trace_in_hydra():
     from hydra.core.global_hydra import GlobalHydra
     compose('demo')
     assert not GlobalHydra.instance().is_initialized()
+
+
+def test_the_demo_takes_what_a_robot_needs_and_the_command_line_has_the_last_word():
+    """The push world's latents named the episode instead of the disc at 10,000 frames."""
+    assert compose('demo', ['robot=push']).frames > compose('demo', ['robot=two_room']).frames
+    assert compose('demo', ['robot=push', 'frames=300', 'train.steps=7']).frames == 300
+    assert compose('demo', ['robot=push', 'train.steps=7']).train.steps == 7
