@@ -37,6 +37,8 @@ class ConversionReport:
     `images` were on the camera topic; `skipped_frames` of them were between two ticks,
     `dropped_frames` in the `dropped_episodes` too short for a window, `unstamped` messages had
     no header stamp. `timeouts` steps had no command in force; `clocks` names each bag's clock.
+    `queued` messages came all at once, so that their log time means nothing; `uncommanded` frames
+    came before the first or after the last command of their episode.
     """
 
     output: Path
@@ -51,6 +53,8 @@ class ConversionReport:
     timeouts: int
     unstamped: int
     clocks: tuple[str, ...]
+    queued: int = 0
+    uncommanded: int = 0
 
     def summary(self) -> str:
         """One sentence for a log."""
@@ -59,7 +63,9 @@ class ConversionReport:
         for count, what in ((self.skipped_frames, 'images between two ticks were left out'),
                             (self.dropped_frames, f'frames were in {self.dropped_episodes} '
                              'episodes too short for a window'),
-                            (self.timeouts, 'steps had no command in force')):
+                            (self.timeouts, 'steps had no command in force'),
+                            (self.uncommanded, 'frames came before the first or after the last '
+                             'command'), (self.queued, 'messages came out of a queue at once')):
             if count:
                 text += f'; {count} {what}'
         return text
@@ -115,7 +121,8 @@ def convert(bags: Sequence[str | Path], spec: RobotSpec, output: str | Path,
     report = ConversionReport(
         output, spec, *written, sum(len(r.frames.log_ns) for r in recordings),
         sum(len(r.commands.log_ns) for r in recordings), *(int(c) for c in counts),
-        sum(r.unstamped for r in recordings), tuple(r.clock for r in recordings))
+        sum(r.unstamped for r in recordings), tuple(r.clock for r in recordings),
+        sum(r.queued for r in recordings), sum(r.uncommanded for r in recordings))
     _LOG.info('%s: %s', output, report.summary())
     return report
 
@@ -149,9 +156,11 @@ def _check_length(parts: list[_Part], spec: RobotSpec, window: int) -> None:
     if any(part.episodes for part in parts):
         return
     images = sum(len(part.recording.frames.log_ns) for part in parts)
+    alone = sum(part.recording.uncommanded for part in parts)
+    beside = f' ({alone} frames have no command in force)' if alone else ''
     raise UserError(f'the {images} images of {[str(p.path) for p in parts]} give no episode of at '
-                    f'least {window} frames at {spec.rate_hz:g} Hz; record longer, or raise '
-                    f'max_age_s={spec.max_age_s:g} or correct rate_hz in the robot spec')
+                    f'least {window} frames at {spec.rate_hz:g} Hz{beside}; record longer, or '
+                    f'raise max_age_s={spec.max_age_s:g} or correct rate_hz in the robot spec')
 
 
 def _with_source(part: _Part, spec: RobotSpec) -> RobotSpec:
@@ -195,7 +204,8 @@ def _write(parts: list[_Part], spec: RobotSpec, output: Path, data: DataConfig, 
 
 def _provenance(part: _Part) -> dict[str, object]:
     recording = part.recording
-    return {'name': part.path.name, 'clock': recording.clock, 'topics': recording.topics,
+    return {'name': part.path.name, 'clock': recording.clock, 'reason': recording.reason,
+            'clocks': recording.clocks, 'topics': recording.topics,
             'images': len(recording.frames.log_ns), 'commands': len(recording.commands.log_ns)}
 
 

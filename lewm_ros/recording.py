@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from lewm_core.robot import RobotSpec
 from lewm_core.types import UserError
 from lewm_ros.bag_reader import Bag, Topic
+from lewm_ros.clocks import RULE, Stamps, choose_clock, queued
 from lewm_ros.fields import check_paths, get_field
 from lewm_ros.steps import Step, StepBuilder
 
@@ -28,14 +29,22 @@ class Stream:
         """The stamps (n,) by `clock`: 'header' or 'log'."""
         return self.header_ns if clock == 'header' else self.log_ns
 
+    def both(self) -> Stamps:
+        """Both stamps as arrays."""
+        return Stamps.of(self.header_ns, self.log_ns)
+
 
 @dataclass
 class Recording:
     """The times of one bag. `order` holds (kind, index) of all messages in order of log time.
 
-    `clock` is 'header' where camera and commands carry header stamps and 'log' (the source
-    stamps, where the recorder wrote those) where not: one comparison never mixes the two.
+    `clock` is that of frames, commands and markers, 'header' or 'log' (the source stamps, where
+    the recorder wrote those), and `reason` says why; `clocks` names that of each topic in the
+    bag, of a state topic when it is compared with the frames. See lewm_ros/clocks.py.
     `topics` maps 'camera', 'action', 'episode' and each state topic to its name in the bag.
+    `unstamped` messages had no header stamp, `queued` ones no log time that means anything, and
+    `uncommanded` frames came before the first or after the last command of an episode: they are
+    left out by `build_steps`.
     """
 
     name: str
@@ -46,7 +55,11 @@ class Recording:
     states: list[Stream] = field(default_factory=list)
     order: list[tuple[str, int]] = field(default_factory=list)
     clock: str = 'header'
+    reason: str = ''
+    clocks: dict[str, str] = field(default_factory=dict)
     unstamped: int = 0
+    queued: int = 0
+    uncommanded: int = 0
 
 
 def find_topic(bag: Bag, wanted: str, type: str, what: str) -> Topic:
@@ -130,7 +143,7 @@ def read_times(bag: Bag, spec: RobotSpec) -> Recording:
             _append(stream, header_ns, log_ns, tuple(f.path for f in state.fields),
                     bag.message(raw, state.type))
     _check_commands(recording, spec)
-    _choose_clock(recording)
+    _choose_clock(recording, spec)
     return recording
 
 
@@ -169,30 +182,42 @@ def _check_commands(recording: Recording, spec: RobotSpec) -> None:
                      'kept as they were sent', recording.name, outside, len(values))
 
 
-def _choose_clock(recording: Recording) -> None:
-    """Header stamps unless a stream has none; then a few unstamped messages can't be placed."""
-    streams = [recording.frames, recording.commands]
-    filled = [np.count_nonzero(s.header_ns) / len(s.header_ns) for s in streams]
-    recording.clock = 'header' if min(filled) >= 0.5 else 'log'
+def _choose_clock(recording: Recording, spec: RobotSpec) -> None:
+    """Nothing; decides by which stamps to go, and says so."""
+    frames = recording.frames.both()
+    recording.clock, recording.reason = choose_clock(frames, recording.commands.both(),
+                                                     'commands')
+    recording.clocks = {recording.topics[key]: recording.clock
+                        for key in ('camera', 'action', 'episode') if key in recording.topics}
+    for state, stream in zip(spec.state, recording.states):
+        if stream.log_ns:
+            clock, _ = choose_clock(frames, stream.both(), 'states')
+            recording.clocks.setdefault(recording.topics[state.topic], clock)
+    by = {'header': 'header stamps', 'log': 'log time'}[recording.clock]
+    _LOG.info('%s: frames and commands go by %s: %s (rule: %s)', recording.name, by,
+              recording.reason, RULE)
     if recording.clock == 'log':
-        _LOG.info('%s: frames and commands are ordered by log time, for not both carry header '
-                  'stamps', recording.name)
         return
-    recording.unstamped = sum(s.header_ns.count(0) for s in [*streams, recording.markers])
+    streams = [recording.frames, recording.commands, recording.markers]
+    recording.unstamped = sum(s.header_ns.count(0) for s in streams)
     if recording.unstamped:
         _LOG.warning('%s: %d messages without a header stamp among stamped ones are left out',
                      recording.name, recording.unstamped)
 
 
 def build_steps(recording: Recording, spec: RobotSpec) -> tuple[list[Step], StepBuilder]:
-    """The steps of a recording, each with its frame's index as payload, and their builder."""
+    """The steps of a recording, each with its frame's index as payload, and their builder.
+
+    Nothing is known of what the robot was told before the first command of an episode and after
+    the last one has timed out: these frames are left out and counted as `uncommanded`.
+    """
     builder = StepBuilder(spec, hold=True)
-    clock, steps = recording.clock, []
+    clock, steps, wrong = recording.clock, [], _left_out(recording, spec)
     stamps = {'frame': recording.frames.stamps(clock), 'marker': recording.markers.stamps(clock),
               'command': recording.commands.stamps(clock)}
     for kind, index in recording.order:
         stamp_ns = stamps[kind][index]
-        if clock == 'header' and stamp_ns == 0:
+        if kind in wrong and wrong[kind][index] or clock == 'header' and stamp_ns == 0:
             continue
         if kind == 'frame':
             steps += builder.frame(stamp_ns, index)
@@ -200,7 +225,42 @@ def build_steps(recording: Recording, spec: RobotSpec) -> tuple[list[Step], Step
             steps += builder.command(stamp_ns, np.array(recording.commands.values[index]))
         else:
             steps += builder.marker(stamp_ns)
-    return steps + builder.flush(), builder
+    every = steps + builder.flush()
+    kept = commanded_part(every)
+    recording.uncommanded = len(every) - len(kept)
+    builder.timeouts = sum(not step.commanded for step in kept)
+    if recording.uncommanded:
+        _LOG.info('%s: %d frames before the first or after the last command are left out',
+                  recording.name, recording.uncommanded)
+    return kept, builder
+
+
+def _left_out(recording: Recording, spec: RobotSpec) -> dict[str, np.ndarray]:
+    """By kind, which messages (n,) bool came out of a queue, where log time is gone by."""
+    if recording.clock == 'header':
+        return {}
+    wrong = {'frame': queued(np.array(recording.frames.log_ns))}
+    if spec.action.reduce != 'sum':  # an increment that came late was made all the same
+        wrong['command'] = queued(np.array(recording.commands.log_ns))
+    recording.queued = int(sum(mask.sum() for mask in wrong.values()))
+    if recording.queued:
+        _LOG.warning('%s: %d messages that came out of a queue all at once are left out, for '
+                     'their log time is not when they were sent', recording.name,
+                     recording.queued)
+    return wrong
+
+
+def commanded_part(steps: list[Step]) -> list[Step]:
+    """The steps of each episode from the first that was commanded to the last."""
+    kept: list[Step] = []
+    starts = [i for i, step in enumerate(steps) if step.new_episode]
+    for start, end in zip(starts, [*starts[1:], len(steps)]):
+        led = [i for i in range(start + 1, end) if steps[i].commanded]
+        if led:
+            # The first command moves the robot from the frame before it.
+            kept.append(replace(steps[led[0] - 1], action=None, new_episode=True, commanded=True))
+            kept += steps[led[0]:led[-1] + 1]
+    return kept
 
 
 def states_at(recording: Recording, spec: RobotSpec, frames: list[int]) -> dict[str, np.ndarray]:
@@ -210,10 +270,12 @@ def states_at(recording: Recording, spec: RobotSpec, frames: list[int]) -> dict[
     """
     columns = {}
     for state, stream in zip(spec.state, recording.states):
-        clock = 'header' if recording.clock == 'header' and all(stream.header_ns) else 'log'
+        clock = recording.clocks.get(recording.topics[state.topic], 'log')
         wanted = np.array(recording.frames.stamps(clock), dtype=np.int64)[frames]
-        rows = _nearest(np.array(stream.stamps(clock), dtype=np.int64), wanted,
-                        round(spec.max_age_s * 1e9))
+        given = np.array(stream.stamps(clock), dtype=np.int64)
+        if clock == 'header':
+            given[given == 0] = -2**62  # not filled in: near to nothing
+        rows = _nearest(given, wanted, round(spec.max_age_s * 1e9))
         values = np.array(stream.values, dtype=np.float64).reshape(-1, len(state.fields))
         for i, f in enumerate(state.fields):
             column = np.full(len(frames), np.nan)
