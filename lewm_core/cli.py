@@ -25,9 +25,14 @@ _JOBS = {
     'convert': 'recorded bags to one dataset',
     'train': 'a dataset to a checkpoint',
     'evaluate': 'the figures of a checkpoint on held-out episodes',
+    'import': 'a checkpoint of the reference library to one of ours',
+    'export': 'one of our checkpoints to the files of the reference library',
 }
 # What runs a job that is not in this file: MODULE:FUNCTION, given the job and its overrides.
-_RUNNERS: dict[str, str] = {}
+_RUNNERS: dict[str, str] = {
+    'import': 'lewm_core.interchange:run_import',
+    'export': 'lewm_core.interchange:run_export',
+}
 # `lewm bench NAME` is the job bench_NAME.
 _BENCHES: dict[str, str] = {}
 
@@ -154,8 +159,9 @@ def _train(job: Any, overrides: list[str]) -> int:
     from lewm_core import distributed
     from lewm_core.compose import compose
     from lewm_core.data import Dataset
+    from lewm_core.paths import load_robot
     from lewm_core.train import train
-    dataset = Dataset.open(job.dataset)
+    dataset = Dataset.open(job.dataset, load_robot(job.robot) if job.robot else None)
     job = compose('train', overrides, dataset.spec)  # the model that suits the camera
     bar = _Bar('training')
 
@@ -180,10 +186,12 @@ def _evaluate(job: Any, overrides: list[str]) -> int:
     from lewm_core.checkpoint import load_checkpoint
     from lewm_core.data import Dataset
     from lewm_core.evaluate import evaluate_checkpoint
+    from lewm_core.paths import load_robot
     if job.output is not None and job.output.exists() and not job.overwrite:
         raise UserError(f'output {str(job.output)!r} exists already; give another path or '
                         'overwrite=true')
-    checkpoint, dataset = load_checkpoint(job.checkpoint), Dataset.open(job.dataset)
+    checkpoint = load_checkpoint(job.checkpoint)
+    dataset = Dataset.open(job.dataset, load_robot(job.robot) if job.robot else None)
     text = json.dumps(evaluate_checkpoint(checkpoint, dataset).to_dict(), indent=2)
     print(text)
     if job.output is not None:

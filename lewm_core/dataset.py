@@ -73,7 +73,8 @@ class Dataset:
     def open(cls, path: str | Path, spec: RobotSpec | None = None) -> Dataset:
         """The dataset at `path`; `spec` is for files of other tools, which hold none.
 
-        Raises UserError when the file is missing, truncated, not HDF5, or lacks a column.
+        Raises UserError when the file is missing, truncated, not HDF5, lacks a column, is packed
+        by a filter that is not installed, or holds the spec of another robot than `spec`.
         """
         path = Path(path)
         if not path.is_file():
@@ -153,7 +154,12 @@ def _read(cls: type, path: Path, f: h5py.File, spec: RobotSpec | None) -> Datase
         raise UserError(f'dataset {str(path)!r} is of format {version}, but this version reads '
                         f'format {FORMAT}: convert the recording again')
     if 'robot_spec' in f.attrs:
-        spec = RobotSpec.from_json(f.attrs['robot_spec'], f'robot spec of {path}')
+        own = RobotSpec.from_json(f.attrs['robot_spec'], f'robot spec of {path}')
+        if spec is not None and spec.fingerprint() != own.fingerprint():
+            raise UserError(f'dataset {str(path)!r} is of robot {own.name!r} '
+                            f'({own.fingerprint()}), but robot={spec.name} ({spec.fingerprint()}) '
+                            'was given: leave robot= out')
+        spec = own
     elif spec is None:
         raise UserError(f'dataset {str(path)!r} holds no robot spec; give one with robot=YAML')
     count = len(f['ep_len'])
@@ -178,12 +184,28 @@ def _pixels(path: Path, f: h5py.File) -> Any:
     offset = column.id.get_offset()
     if column.chunks is None and offset is not None:
         return np.memmap(path, np.uint8, 'r', offset, column.shape)
-    log.warning('%s: the pixels are chunked or compressed, so random reads are slow', path)
-    try:
-        import hdf5plugin  # noqa: F401  registers the filters of the reference library's files
-    except ImportError:
-        pass
+    log.warning('%s: the pixels are chunked or compressed, so random reads are slow; '
+                '`lewm repack` writes them in one piece', path)
+    _unpackable(path, column)
     return h5py.File(path, 'r')['pixels']
+
+
+def _unpackable(path: Path, column: h5py.Dataset) -> None:
+    """Raises UserError when a filter of `column` is not here and hdf5plugin is not installed."""
+    plist = column.id.get_create_plist()
+    filters = {(n := plist.get_filter(i))[0]: n[3].decode() for i in range(plist.get_nfilters())}
+    absent = [name for code, name in filters.items() if not h5py.h5z.filter_avail(code)]
+    if absent:
+        try:
+            import hdf5plugin  # noqa: F401  registers the filters of the reference's files
+        except ImportError:
+            raise UserError(f'dataset {str(path)!r} packs its pixels with {absent[0]!r}, which '
+                            'this HDF5 cannot unpack; pip install hdf5plugin') from None
+        absent = [name for code, name in filters.items() if not h5py.h5z.filter_avail(code)]
+    if absent:
+        raise UserError(f'dataset {str(path)!r} packs its pixels with {absent[0]!r}, which '
+                        'neither this HDF5 nor hdf5plugin can unpack; write the file again '
+                        'without it')
 
 
 def _stamps(f: h5py.File, spec: RobotSpec) -> np.ndarray:
@@ -194,7 +216,7 @@ def _stamps(f: h5py.File, spec: RobotSpec) -> np.ndarray:
 
 def _states(f: h5py.File, spec: RobotSpec) -> dict[str, np.ndarray]:
     """The spec's columns; of a file of another tool, all its numbers by row."""
-    if all(name in f for name in spec.state_names) and 'robot_spec' in f.attrs:
+    if spec.state_names and all(name in f for name in spec.state_names):
         return {name: f[name][:].astype(np.float64) for name in spec.state_names}
     states, rows = {}, len(f['action'])
     for name, column in f.items():

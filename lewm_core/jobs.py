@@ -37,6 +37,7 @@ class TrainJob:
     """A dataset to a checkpoint."""
 
     dataset: Path = _option('the dataset, as convert writes it')
+    robot: str | None = _option('the robot of a dataset that names none: a name or a YAML', None)
     output: Path = _option('the run folder: model.safetensors, logs, state for resuming',
                            Path('runs/train'))
     overwrite: bool = _option('replace an output that exists', False)
@@ -69,6 +70,7 @@ class EvaluateJob:
 
     checkpoint: Path = _option('the checkpoint, a .safetensors file')
     dataset: Path = _option('the dataset, for the same robot')
+    robot: str | None = _option('the robot of a dataset that names none: a name or a YAML', None)
     output: Path | None = _option('a JSON file to write; none: print only', None)
     overwrite: bool = _option('replace an output that exists', False)
 
@@ -98,5 +100,28 @@ class DemoJob:
     surprise: SurpriseConfig = _group(SurpriseConfig)
 
 
+@dataclass(frozen=True)
+class ImportJob:
+    """A checkpoint of the reference library to one of ours."""
+
+    weights: Path = _option('the weights.pt of the reference checkpoint')
+    config: Path = _option('the config.json beside it')
+    dataset: Path = _option('a dataset of that robot: its spec and its action statistics')
+    output: Path = _option('the checkpoint to write, such as model.safetensors')
+    robot: str | None = _option('the robot of a dataset that names none: a name or a YAML', None)
+    overwrite: bool = _option('replace an output that exists', False)
+
+
+@dataclass(frozen=True)
+class ExportJob:
+    """One of our checkpoints to weights.pt and config.json of the reference library."""
+
+    checkpoint: Path = _option('the checkpoint, a .safetensors file')
+    output: Path = _option('the folder to write weights.pt and config.json to')
+    transformers: int = _option('whose names the encoder gets: transformers 4 or 5', 4, 4, 5)
+    overwrite: bool = _option('replace an output that exists', False)
+
+
 JOBS: dict[str, type] = {'convert': ConvertJob, 'train': TrainJob, 'train_from_bags': BagsJob,
                          'evaluate': EvaluateJob, 'demo': DemoJob}
+JOBS |= {'import': ImportJob, 'export': ExportJob}

@@ -15,6 +15,8 @@ from lewm_core.types import UserError
 NEEDED = {'train': ['dataset=d.h5'], 'convert': ['bags=b', 'robot=two_room', 'output=o.h5'],
           'train_from_bags': ['bags=b', 'robot=two_room'], 'demo': [],
           'evaluate': ['checkpoint=c', 'dataset=d.h5']}
+NEEDED |= {'import': ['weights=w', 'config=c', 'dataset=d.h5', 'output=o'],
+           'export': ['checkpoint=c', 'output=o']}
 
 
 def refused(job, *overrides):
