@@ -43,6 +43,7 @@ setup(
         'opencv-python-headless>=4.6',
         'PyYAML>=6.0',
         'rosbags>=0.10',
+        'mcap>=1.2',
         'safetensors>=0.4',
         'scipy>=1.11',
         'setuptools',

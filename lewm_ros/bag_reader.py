@@ -1,24 +1,34 @@
-"""Recordings of any kind through rosbags, with every fault as one sentence."""
+"""Recordings of any kind, whole or damaged, with every fault as one sentence."""
 
 from __future__ import annotations
 
+import functools
+import logging
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rosbags.highlevel import AnyReader
-from rosbags.typesys import Stores, get_typestore
+import numpy as np
+import zstandard
 
 from lewm_core.types import UserError
+from lewm_ros.bag_files import (STORAGE, ZSTD, find_bags, kind_of, recording, unpacked)
+from lewm_ros.bag_part import HEAD_BYTES, Damage, Loss, Part
+from lewm_ros.bag_types import Types
+from lewm_ros.mcap_file import McapFile
+from lewm_ros.ros1_file import Ros1File
+from lewm_ros.sqlite_file import SqliteFile
 
-STORAGE = ('.mcap', '.db3', '.bag')
-_LFS = b'version https://git-lfs'
-_ZSTD = b'\x28\xb5\x2f\xfd'
+__all__ = ['STORAGE', 'Bag', 'Topic', 'find_bags', 'open_bag']
+_LOG = logging.getLogger(__name__)
+_OPENERS = {'mcap': McapFile, 'sqlite3': SqliteFile, 'ros1': Ros1File}
 # Many a listing is longer than anyone reads; the rest is counted.
 _MOST_TOPICS = 30
+_BLOCK = 4096  # rows that become Python numbers at once
+_LARGEST = 2**31  # a compressed message that claims more is damaged
 
 
 @dataclass(frozen=True)
@@ -32,51 +42,64 @@ class Topic:
 
 @dataclass
 class Bag:
-    """An open recording: `topics`, and `messages()` in order of their log time."""
+    """An open recording: `topics`, and `messages()` in order of their log time.
+
+    `losses` says what of its files can't be read; `types` knows its message types. `start_ns`
+    and `end_ns` are the first and last log time.
+    """
 
     path: Path
-    reader: AnyReader
+    parts: list[Part]
+    types: Types
     topics: tuple[Topic, ...] = field(default=())
+    losses: tuple[Loss, ...] = ()
+    start_ns: int = 0
+    end_ns: int = 0
 
-    def messages(self, names: Sequence[str]) -> Iterator[tuple[str, int, bytes]]:
+    def messages(self, names: Sequence[str], heads: Sequence[str] = ()
+                 ) -> Iterator[tuple[str, int, bytes | memoryview]]:
         """Yields (topic, log time in nanoseconds, raw message) of the topics in `names`.
 
-        The log time is the source stamp where the recorder wrote that one. Raises UserError
-        where the file is damaged.
+        The log time is the source stamp where the recorder wrote that one. Of the topics in
+        `heads` the caller needs the first bytes alone (64), and may get no more. A raw message
+        holds until the next is asked for. Raises UserError where the file is damaged.
         """
-        wanted = [c for c in self.reader.connections if c.topic in names]
-        if not wanted:
-            return
-        stream = self.reader.messages(connections=wanted)
-        while True:
-            try:
-                connection, log_ns, raw = next(stream)
-            except StopIteration:
-                return
-            except Exception as error:  # struct, zstd, sqlite and rosbags each have their own
-                raise _damaged(self.path, error) from None
-            if raw[:4] == _ZSTD:
-                # Compressed message by message, which only a metadata.yaml tells rosbags.
-                raise UserError(f'bag {str(self.path)!r} holds compressed messages; give the '
-                                'directory with its metadata.yaml instead of the file')
-            yield connection.topic, log_ns, raw
+        table = self._table(names)
+        for at in range(0, len(table.log_ns), _BLOCK):
+            block = table.at(slice(at, at + _BLOCK))
+            times = block.log_ns.tolist()
+            for (topic, raw), log_ns in zip(self._read(block, frozenset(heads)), times):
+                yield topic, log_ns, raw
 
-    def message(self, raw: bytes, type: str) -> Any:
+    def pick(self, name: str, wanted: Sequence[int]) -> Iterator[bytes | memoryview]:
+        """Yields the raw messages with the rising indices `wanted` among those of topic `name`.
+
+        The order is that of `messages([name])`; what is between them is not read. A raw message
+        holds until the next is asked for. Raises UserError where the file is damaged.
+        """
+        table = self._table([name])
+        rows = np.asarray(wanted, dtype=np.int64)
+        for at in range(0, len(rows), _BLOCK):
+            for _, raw in self._read(table.at(rows[at:at + _BLOCK]), None):
+                yield raw
+
+    def message(self, raw: bytes | memoryview, type: str) -> Any:
         """The message in `raw`, as rosbags' dataclass; raises UserError where it is damaged."""
-        name = type if type in self.reader.typestore.fielddefs else type.replace('/msg/', '/')
         try:
-            return self.reader.deserialize(raw, name)
-        except Exception as error:
+            return self.types.read(raw, type)
+        except UserError:
+            raise
+        except Exception as error:  # struct, Unicode, NumPy and rosbags' own
             raise _damaged(self.path, error, f' in a message of type {type}') from None
 
-    def header_ns(self, raw: bytes) -> int:
+    def header_ns(self, raw: bytes | memoryview) -> int:
         """The header stamp in nanoseconds of a raw message that begins with a std_msgs/Header.
 
         Read in place: taking a whole image apart for eight bytes would double the reading.
         """
         try:
-            if not self.reader.is2:
-                sec, nanosec = struct.unpack_from('<II', raw, 4)  # ROS 1: after seq
+            if self.types.ros1:
+                sec, nanosec = struct.unpack_from('<II', raw, 4)  # after seq
             else:
                 order = '<' if raw[1] & 1 else '>'
                 sec, nanosec = struct.unpack_from(f'{order}iI', raw, 4)
@@ -88,10 +111,8 @@ class Bag:
         """Whether messages of `type` begin with a std_msgs/Header (or are one)."""
         if type == 'std_msgs/msg/Header':
             return True
-        known = self.reader.typestore.fielddefs
-        fields = known.get(type) or known.get(type.replace('/msg/', '/'))
-        first = fields[1][0][1] if fields and fields[1] else None
-        return first is not None and str(first[1]) in ('std_msgs/msg/Header', 'std_msgs/Header')
+        fields = self.types.store.fielddefs[type][1] if self.types.find(type) else ()
+        return bool(fields) and str(fields[0][1][1]) == 'std_msgs/msg/Header'
 
     def listing(self) -> str:
         """The topics for an error message: each with its type and number of messages."""
@@ -100,95 +121,154 @@ class Bag:
             parts.append(f'{len(self.topics) - _MOST_TOPICS} more')
         return ', '.join(parts) if parts else 'no topics'
 
+    def lost(self) -> list[dict[str, Any]]:
+        """What can't be read, as plain values for a report: why, bytes and messages each."""
+        return [vars(loss) for loss in self.losses]
 
-def find_bags(paths: Sequence[str | Path]) -> list[Path]:
-    """The recordings at `paths`, in order: rosbag2 directories, or .mcap, .db3 and .bag files.
+    def _table(self, names: Sequence[str]) -> _Table:
+        """The messages of these topics in all parts, in order of log time, then of place."""
+        tables = []
+        for number, part in enumerate(self.parts):
+            ids = [key for key, channel in part.channels.items() if channel.topic in names]
+            rows = np.flatnonzero(np.isin(part.entries.channel, ids))
+            tables.append(np.stack([part.entries.log_ns[rows], np.full(len(rows), number), rows]))
+        log_ns, part, row = np.concatenate(tables, axis=1)
+        order = np.argsort(log_ns, kind='stable')
+        return _Table(log_ns[order], part[order], row[order])
 
-    A directory without a metadata.yaml stands for the recordings directly in it. Raises UserError
-    when there is none.
-    """
-    if not paths:
-        raise UserError('no bag is given; give the path of at least one recording')
-    found = []
-    for path in map(Path, paths):
-        if not path.exists():
-            raise UserError(f'bag {str(path)!r} does not exist; give the path of a rosbag2 '
-                            'directory or of a .mcap, .db3 or .bag file')
-        if path.is_dir() and not (path / 'metadata.yaml').exists():
-            found += _inside(path)
-        else:
-            found.append(path)
-    return found
+    def _read(self, table: _Table, heads: frozenset[str] | None
+              ) -> Iterator[tuple[str, bytes | memoryview]]:
+        """Yields (topic, raw message); of the topics in `heads` perhaps the first bytes alone."""
+        for begin, end in table.runs():
+            part = self.parts[table.part[begin]]
+            entries = part.entries.at(table.row[begin:end])
+            names = {key: channel.topic for key, channel in part.channels.items()}
+            topics = [names[key] for key in entries.channel.tolist()]
+            try:
+                if heads:
+                    most = np.array([HEAD_BYTES if t in heads else -1 for t in topics])
+                    raws = part.heads(entries, most)
+                else:
+                    raws = part.messages(entries)
+                for row, (topic, raw) in enumerate(zip(topics, raws)):
+                    if raw[:4] == ZSTD and not self.types.ros1:  # compressed one by one
+                        raw = _decompress(next(iter(part.messages(entries.at([row])))))
+                    yield topic, raw
+            except Damage as damage:
+                raise _damaged(self.path, damage) from None
 
 
-def _inside(folder: Path) -> list[Path]:
-    files = sorted(p for p in folder.iterdir() if p.suffix in STORAGE and p.is_file())
-    bags = sorted(p.parent for p in folder.glob('*/metadata.yaml') if '.partial' not in str(p))
-    if '.partial' in folder.name:
-        raise UserError(f'bag {str(folder)!r} is what an interrupted recording left; record again '
-                        'or recover its .mcap file and give that file')
-    if not files and not bags:
-        raise UserError(f'{str(folder)!r} is not a bag: a directory with a metadata.yaml, or with '
-                        '.mcap, .db3 or .bag files is expected; give the path of a recording')
-    return files or bags
+@dataclass(frozen=True)
+class _Table:
+    """Messages in order; each array (n,): the log time, the part, the row of its entries."""
+
+    log_ns: np.ndarray
+    part: np.ndarray
+    row: np.ndarray
+
+    def at(self, rows: Any) -> _Table:
+        return _Table(self.log_ns[rows], self.part[rows], self.row[rows])
+
+    def runs(self) -> Iterator[tuple[int, int]]:
+        """Yields (begin, end) of the stretches that lie in one part."""
+        edges = np.flatnonzero(np.diff(self.part)) + 1
+        bounds = [0, *edges.tolist(), len(self.part)]
+        return ((a, b) for a, b in zip(bounds, bounds[1:]) if a < b)
 
 
 @contextmanager
-def open_bag(path: str | Path) -> Iterator[Bag]:
+def open_bag(path: str | Path, typestore: str = '') -> Iterator[Bag]:
     """The open recording at `path`: a rosbag2 directory, or a .mcap, .db3 or ROS 1 .bag file.
 
-    Raises UserError when it isn't there, is no recording, is damaged or cut off, or is empty.
+    Of a damaged one, what can be read; what can't is in `losses` and in the log. `typestore`
+    names a ROS distribution, or a folder of .msg files, for types that the bag doesn't define.
+    Raises UserError when it isn't there, is no recording, can't be read at all, or is empty.
     """
     path = Path(path)
     if not path.exists():
         find_bags([path])
-    if path.is_file():
-        _check_file(path)
-    try:
-        reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
-        reader.open()
-    except Exception as error:  # rosbags raises KeyError, IndexError and more on damaged files
-        raise _damaged(path, error) from None
-    try:
-        topics = _topics(reader)
-        if not any(t.count for t in topics):
-            raise UserError(f'bag {str(path)!r} is empty: it holds no message; record it again '
-                            'while the robot runs')
-        yield Bag(path, reader, topics)
-    finally:
-        reader.close()
+    if path.is_dir() and '.partial' in path.name:
+        find_bags([path])
+    with ExitStack() as files:
+        yield _open(path, typestore, files)
 
 
-def _topics(reader: AnyReader) -> tuple[Topic, ...]:
+def _open(path: Path, typestore: str, files: ExitStack) -> Bag:
+    found = recording(path)
+    losses = [Loss(f'the part {name!r} is missing') for name in found.missing]
+    parts, faults = [], []
+    for file in found.files:
+        try:
+            parts.append(_part(file, files))
+        except UserError as error:
+            faults.append(error)
+    if not parts:
+        raise faults[0]
+    losses += [Loss(str(fault)) for fault in faults]
+    losses += [loss for part in parts for loss in part.losses]
+    channels = [channel for part in parts for channel in part.channels.values()]
+    topics = _topics(parts)
+    count = sum(t.count for t in topics)
+    if losses and (found.messages or 0) > count:
+        losses.append(Loss(f'{found.messages - count} of the {found.messages} messages that '
+                           'metadata.yaml counts', messages=found.messages - count))
+    if not count:
+        raise UserError(f'bag {str(path)!r} is empty: it holds no message'
+                        + (f' that can be read ({losses[0].why})' if losses else '')
+                        + '; record it again while the robot runs')
+    if losses:
+        _warn(f'{path} is damaged; {count} messages can be read and are used; lost: '
+              + '; '.join(loss.why for loss in losses))
+    times = [t for part in parts for t in (part.entries.log_ns.min(initial=2**63 - 1),
+                                           part.entries.log_ns.max(initial=-1))]
+    return Bag(path, parts, Types(channels, found.distro, typestore), topics, tuple(losses),
+               int(min(times[::2])), int(max(times[1::2])))
+
+
+@functools.lru_cache(maxsize=1024)  # a conversion opens a bag more than once
+def _warn(text: str) -> None:
+    _LOG.warning(text)
+
+
+def _part(file: Path, files: ExitStack) -> Part:
+    try:
+        kind = kind_of(file)
+        if kind == 'zstd':
+            file = unpacked(file, files)
+            kind = kind_of(file)
+        part = _OPENERS[kind](file)
+    except UserError:
+        raise
+    except Exception as error:  # Damage, OSError, zstd's own, and KeyError for a zstd in a zstd
+        raise _damaged(file, error) from None
+    files.callback(part.close)
+    return part
+
+
+def _topics(parts: list[Part]) -> tuple[Topic, ...]:
     counts: dict[tuple[str, str], int] = {}
-    for c in reader.connections:
-        # Early ROS 2 recorders and ROS 1 leave out the /msg/.
-        kind = c.msgtype if c.msgtype.count('/') == 2 else c.msgtype.replace('/', '/msg/')
-        counts[c.topic, kind] = counts.get((c.topic, kind), 0) + c.msgcount
+    for part in parts:
+        found = np.unique(part.entries.channel, return_counts=True)
+        messages = dict(zip(found[0].tolist(), found[1].tolist()))
+        for key, channel in part.channels.items():
+            name = channel.topic, channel.type
+            counts[name] = counts.get(name, 0) + messages.get(key, 0)
     return tuple(Topic(*key, count) for key, count in sorted(counts.items()))
 
 
-def _check_file(path: Path) -> None:
-    with path.open('rb') as file:
-        head = file.read(len(_LFS))
-    if head == _LFS:
-        raise UserError(f'bag {str(path)!r} is a Git LFS pointer and not the recording; fetch it '
-                        'with git lfs pull')
-    if path.suffix == '.active':
-        raise UserError(f'bag {str(path)!r} is an unfinished ROS 1 recording; repair it with '
-                        'rosbag reindex and give the .bag file')
-    if path.suffix not in STORAGE:
-        raise UserError(f'{str(path)!r} is not a bag: a rosbag2 directory or a file that ends in '
-                        f'one of {list(STORAGE)} is expected; give the path of a recording')
-    if not head:
-        raise UserError(f'bag {str(path)!r} is empty: the file has no bytes; record it again')
+def _decompress(raw: bytes | memoryview) -> bytes:
+    """The message in a zstd frame."""
+    try:
+        size = zstandard.frame_content_size(bytes(raw[:32]))
+        if not 0 < size <= _LARGEST:
+            raise ValueError(f'a size of {size} bytes')
+        return zstandard.ZstdDecompressor().decompress(raw)
+    except Exception as error:  # zstd's own
+        raise Damage(f'a compressed message: {error}') from None
 
 
 def _damaged(path: Path, error: Exception, where: str = '') -> UserError:
     reason = ' '.join(str(error).split()).rstrip('.') or type(error).__name__
-    if 'Profile is not ros2' in reason:
-        return UserError(f'bag {str(path)!r} is an mcap file with the messages of another system '
-                         'than ROS 2; give the ROS 1 .bag file, or a ROS 2 recording')
     advice = ('recover it with `mcap recover`' if _holds_mcap(path) else 'repair or copy it anew')
     return UserError(f'bag {str(path)!r} is cut off, damaged or of an unknown kind{where} '
                      f'({reason}); {advice} or record it again')

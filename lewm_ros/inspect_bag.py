@@ -29,7 +29,7 @@ def inspect_bag(path: str | Path) -> str:
 
 def _table(bag: Bag) -> str:
     total = sum(t.count for t in bag.topics)
-    seconds = (bag.reader.end_time - bag.reader.start_time) / 1e9
+    seconds = (bag.end_ns - bag.start_ns) / 1e9
     lines = [f'{bag.path}: {total} messages, {seconds:.1f} s of log time']
     stamps = _stamps(bag)
     rows = [('topic', 'type', 'messages', 'rate', 'gap', 'by', 'first')]

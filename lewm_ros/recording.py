@@ -156,7 +156,7 @@ def _append(stream: Stream, header_ns: int, log_ns: int, paths: tuple[str, ...],
 
 
 def _check_types(bag: Bag, spec: RobotSpec) -> None:
-    store = bag.reader.typestore
+    store = bag.types.store
     wanted = [(spec.action.type, [f.path for f in spec.action.fields], 'action field')]
     wanted += [(s.type, [f.path for f in s.fields], 'state field') for s in spec.state]
     for type, paths, what in wanted:

@@ -1,0 +1,130 @@
+"""The message types of a recording: from its own definitions, else from a ROS distribution."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
+
+from lewm_core.types import UserError
+from lewm_ros.bag_part import Channel
+
+_IDL = '=' * 80 + '\n'
+_DISTRIBUTIONS = {s.value.split('_')[-1]: s for s in Stores if s.value.startswith('ros')}
+
+
+class Types:
+    """The types of a recording's channels, by name; a message of each becomes a dataclass.
+
+    `chosen` names a ROS distribution (of `distributions()`) or a folder with
+    `package/msg/Type.msg` files for the types that the recording doesn't define; without it they
+    come from the distribution that the recording names (`distro`), else from Noetic or Jazzy,
+    else from the ROS 2 that is installed here. Raises UserError for an unknown choice.
+    """
+
+    def __init__(self, channels: Iterable[Channel], distro: str = '', chosen: str = '') -> None:
+        channels = list(channels)
+        self.ros1 = any(c.encoding == 'ros1' for c in channels)
+        self._folders = [Path(p, 'share') for p in
+                         os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if p]
+        if chosen and chosen not in _DISTRIBUTIONS:
+            if not Path(chosen).is_dir():
+                raise UserError(f'typestore={chosen!r} is neither a folder with package/msg/'
+                                f'Type.msg files nor one of {distributions()}; give one of these')
+            self._folders.insert(0, Path(chosen))
+        name = chosen or distro
+        if name not in _DISTRIBUTIONS:
+            name = 'noetic' if self.ros1 else 'jazzy'
+        self.store = get_typestore(_DISTRIBUTIONS[name])
+        self._register_own(channels)
+
+    def _register_own(self, channels: list[Channel]) -> None:
+        """Registers what the recording defines; a definition that can't be read is passed over."""
+        own: dict[str, Any] = {}
+        for key in {(c.type, c.schema, c.definition): None for c in channels if c.definition}:
+            own.update(_parse(*key))
+        for name in own:
+            self.store.fielddefs.pop(name, None)
+            self.store.types.pop(name, None)
+        for name, fields in own.items():
+            with suppress(Exception):  # SyntaxError and more, where a definition is damaged
+                self.store.register({name: fields})
+
+    def find(self, type: str) -> str | None:
+        """The name under which the type is known; None where nothing defines it."""
+        if type not in self.store.fielddefs:
+            for folder in self._folders:
+                self._load(type, folder)
+        return type if type in self.store.fielddefs else None
+
+    def _load(self, type: str, folder: Path) -> None:
+        """Registers a type and those that it is made of from .msg files."""
+        package, _, name = type.partition('/msg/')
+        file = folder / package / 'msg' / f'{name}.msg'
+        if type in self.store.fielddefs or not file.is_file():
+            return
+        types = _parse(type, 'ros2msg', file.read_text(errors='replace'))
+        for needed in _names(types):
+            self._load(needed, folder)
+        self.store.register({k: v for k, v in types.items() if k not in self.store.fielddefs})
+
+    def read(self, raw: Any, type: str) -> Any:
+        """The message in `raw`. What follows it there is left alone: some drivers write more.
+
+        Raises ValueError where the bytes are no such message, and UserError where nothing
+        defines the type.
+        """
+        if self.find(type) is None:
+            raise UserError(f'no definition of the type {type} is known; give typestore=… one of '
+                            f'{distributions()} or a folder with {type}.msg in it')
+        definition = self.store.get_msgdef(type)
+        if self.ros1:
+            message, _ = definition.deserialize_ros1(memoryview(raw), 0, definition.cls,
+                                                     self.store)
+            return message
+        if len(raw) < 4 or raw[0] != 0 or raw[1] > 1:
+            raise ValueError('it does not begin as CDR')
+        read = definition.deserialize_cdr_le if raw[1] else definition.deserialize_cdr_be
+        # A slice of a memoryview copies nothing.
+        message, _ = read(memoryview(raw)[4:], 0, definition.cls, self.store)
+        return message
+
+
+def distributions() -> list[str]:
+    """The ROS distributions whose message types are known."""
+    return sorted(_DISTRIBUTIONS)
+
+
+@functools.lru_cache(maxsize=256)
+def _parse(type: str, schema: str, text: str) -> dict[str, Any]:
+    """The field definitions in `text` by type name; none where it can't be read."""
+    try:
+        if schema in ('ros2idl', 'omgidl'):
+            parts = text.split(_IDL)[1:] if text.startswith(f'{_IDL}IDL: ') else ['\n' + text]
+            return {k: v for part in parts
+                    for k, v in get_types_from_idl(part.split('\n', 1)[1]).items()}
+        return dict(get_types_from_msg(text, type))
+    except Exception:  # rosbags' parser raises its own, KeyError and RecursionError
+        return {}
+
+
+def _names(types: dict[str, Any]) -> set[str]:
+    """The names of all types that these are made of."""
+    found: set[str] = set()
+
+    def walk(node: Any) -> None:
+        if isinstance(node, str) and '/msg/' in node:
+            found.add(node)
+        elif isinstance(node, (tuple, list)):
+            for part in node:
+                walk(part)
+
+    for _, fields in types.values():
+        for _, kind in fields:
+            walk(kind)
+    return found - types.keys()

@@ -1,0 +1,164 @@
+"""The messages of a rosbag2 .db3 file; of a damaged one, what SQLite can still read."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from lewm_ros.bag_part import Channel, Damage, Entries, Loss, ros_type
+
+MAGIC = b'SQLite format 3\0'
+# After so many rows in a row that can't be read, the rest of the table is taken to be lost.
+_MISSING_ROWS = 5000
+_ROW = 'SELECT id, timestamp, topic_id FROM messages NOT INDEXED WHERE id > ? ORDER BY id'
+_DATA = 'SELECT data FROM messages WHERE id = ?'
+
+
+class SqliteFile:
+    """An open .db3 file, a Part. Entries count the row of the table in `offset`."""
+
+    def __init__(self, path: Path) -> None:
+        self.losses: list[Loss] = []
+        self.channels: dict[int, Channel] = {}
+        missing = _missing_bytes(path)
+        self._open = _connect(path)
+        try:
+            self._read_topics()
+            rows = None if missing else self._rows()
+            if rows is None:
+                rows = self._salvage(missing)
+        except (sqlite3.Error, OverflowError, UnicodeDecodeError) as error:
+            self.close()
+            raise Damage(str(error)) from None
+        except BaseException:
+            self.close()
+            raise
+        self.entries = self._entries(rows)
+
+    def close(self) -> None:
+        """Nothing; the file is closed."""
+        self._open.close()
+
+    def heads(self, entries: Entries, most: np.ndarray) -> Iterator[bytes | memoryview]:
+        """Yields of each message the first `most` (n,) bytes at least; all of it where -1."""
+        blobs = hasattr(self._open, 'blobopen')  # Python 3.11
+        for row, few in zip(entries.offset.tolist(), most.tolist()):
+            if few < 0 or not blobs:
+                yield self._data(row)
+                continue
+            try:
+                # Of a long row SQLite reads the pages that are asked for and no more.
+                with self._open.blobopen('messages', 'data', row, readonly=True) as blob:
+                    yield blob.read(few)
+            except sqlite3.Error as error:
+                raise Damage(f'row {row} of messages: {error}') from None
+
+    def messages(self, entries: Entries) -> Iterator[bytes | memoryview]:
+        """Yields each message whole."""
+        for row in entries.offset.tolist():
+            yield self._data(row)
+
+    def _data(self, row: int) -> bytes:
+        try:
+            found = self._open.execute(_DATA, (row,)).fetchone()
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise Damage(f'row {row} of messages: {error}') from None
+        if found is None or not isinstance(found[0], bytes):
+            raise Damage(f'row {row} of messages holds no message')
+        return found[0]
+
+    def _read_topics(self) -> None:
+        columns = {row[1] for row in self._open.execute('PRAGMA table_info(topics)')}
+        messages = {row[1] for row in self._open.execute('PRAGMA table_info(messages)')}
+        if not {'id', 'name', 'type'} <= columns or \
+                not {'id', 'topic_id', 'timestamp', 'data'} <= messages:
+            raise Damage('the tables of a rosbag2 recording are not in it')
+        definitions = {}
+        try:  # since ROS 2 Iron
+            definitions = {ros_type(name): (encoding, text) for name, encoding, text in
+                           self._open.execute('SELECT topic_type, encoding, '
+                                              'encoded_message_definition '
+                                              'FROM message_definitions')}
+        except (sqlite3.Error, AttributeError, UnicodeDecodeError):
+            pass
+        encoding = 'serialization_format' if 'serialization_format' in columns else "'cdr'"
+        for key, name, kind, how in self._open.execute(
+                f'SELECT id, name, type, {encoding} FROM topics'):
+            if not all(isinstance(v, str) for v in (name, kind, how)):
+                raise Damage(f'topic {key!r} has no name or type')
+            kind = ros_type(kind)
+            schema, text = definitions.get(kind, ('', ''))
+            self.channels[key] = Channel(name, kind, how, str(schema), str(text))
+
+    def _rows(self) -> list[tuple] | None:
+        """All (row, log time, topic) of the messages; None where the table is damaged."""
+        rows, last = [], -2**63
+        try:
+            for row in self._open.execute(_ROW, (last,)):
+                # In a damaged table the rows may come in a circle.
+                if not isinstance(row[0], int) or row[0] <= last:
+                    return None
+                last = row[0]
+                rows.append(row)
+        except sqlite3.Error:
+            return None
+        return rows
+
+    def _salvage(self, missing: int) -> list[tuple]:
+        """The rows that can be read to their last byte, by looking at every one."""
+        rows, row, failed = [], 0, 0
+        while failed < _MISSING_ROWS:
+            try:
+                found = self._open.execute(_ROW + ' LIMIT 1', (row,)).fetchone()
+                if found is None:
+                    break
+                if not isinstance(found[0], int) or found[0] <= row:
+                    raise Damage('the rows come in a circle')
+                row, failed = found[0], failed if found[0] != row + 1 else 0
+                self._data(row)
+                rows.append(found)
+                failed = 0
+            except (sqlite3.Error, Damage):
+                row, failed = row + 1, failed + 1
+        self.losses.append(Loss(f'{missing} bytes at its end are missing' if missing else
+                                'some of its pages are damaged', missing))
+        return rows
+
+    def _entries(self, rows: list[tuple]) -> Entries:
+        good = [r for r in rows if all(isinstance(v, int) for v in r) and r[2] in self.channels
+                and 0 <= r[1] < 2**63]
+        if len(good) < len(rows):
+            self.losses.append(Loss('messages without a time or a topic',
+                                    messages=len(rows) - len(good)))
+        table = np.array(good, dtype=np.int64).reshape(-1, 3)
+        return Entries(table[:, 1], table[:, 2], np.zeros(len(table), dtype=np.int64),
+                       table[:, 0])
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """The database, read-only. `immutable` leaves it alone, but knows no write-ahead log."""
+    log = path.with_name(path.name + '-wal')
+    mode = 'mode=ro' if log.exists() and log.stat().st_size else 'immutable=1'
+    name = str(path.absolute()).replace('%', '%25').replace('?', '%3f').replace('#', '%23')
+    connection = sqlite3.connect(f'file:{name}?{mode}', uri=True, isolation_level=None)
+    # Without it SQLite refuses a file that is shorter than its header says.
+    connection.execute('PRAGMA writable_schema = ON')
+    connection.execute('PRAGMA cell_size_check = ON')
+    return connection
+
+
+def _missing_bytes(path: Path) -> int:
+    """By how much the file is shorter than its header says (sqlite.org/fileformat2.html)."""
+    with path.open('rb') as file:
+        head = file.read(100)
+        size = os.fstat(file.fileno()).st_size
+    if len(head) < 100:
+        raise Damage('it ends within its first 100 bytes')
+    page = int.from_bytes(head[16:18], 'big')
+    pages = int.from_bytes(head[28:32], 'big')
+    counted = head[24:28] == head[92:96]  # else an old SQLite wrote it, without a size
+    return max(pages * (65536 if page == 1 else page) - size, 0) if counted else 0
