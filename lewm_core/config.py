@@ -103,6 +103,17 @@ class TrainConfig:
     log_every: int = _option(50, 'steps between log lines', 1, 10**9)
     tensorboard: bool = _option(True, 'write TensorBoard events where it is installed')
     threads: int = _option(0, 'CPU threads; 0: as PyTorch chooses', 0, 1024)
+    logger: str = _option('tensorboard', 'where figures go beside metrics.jsonl; wandb (Weights '
+                          '& Biases) must be installed', among=('tensorboard', 'wandb'))
+    stop_on_collapse: bool = _option(True, 'end with an error once the latents stay collapsed')
+    init: str = _option('', 'a checkpoint of the same robot to go on learning from; its action '
+                        'statistics are kept')
+    loss: str = _option('lewm', "what is minimised: LeWM's, or PLDM's as a baseline",
+                        among=('lewm', 'pldm'))
+    pldm_variance: float = _option(25.0, 'with loss=pldm: weight of the variance term', 0.0, 1e6)
+    pldm_covariance: float = _option(1.0, 'with loss=pldm: of the covariance term', 0.0, 1e6)
+    pldm_similarity: float = _option(0.1, 'with loss=pldm: of the temporal similarity', 0.0, 1e6)
+    pldm_inverse: float = _option(1.0, 'with loss=pldm: of the inverse dynamics', 0.0, 1e6)
 
 
 @dataclass(frozen=True)

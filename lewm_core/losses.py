@@ -6,10 +6,12 @@ directions are held against a standard normal by the Epps-Pulley statistic.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from lewm_core import distributed
@@ -19,12 +21,25 @@ _T_MAX = 3.0
 
 
 class Losses(NamedTuple):
-    """`total` = `prediction` + λ·`sigreg`, scalars; `latents` (B, T, D) for the monitor."""
+    """`total` = `prediction` + λ·`sigreg`, scalars; `latents` (B, T, D) for the monitor.
+
+    `terms` are what another objective adds, by name.
+    """
 
     total: Tensor
     prediction: Tensor
     sigreg: Tensor
     latents: Tensor
+    terms: Mapping[str, Tensor] = MappingProxyType({})
+
+
+class LeWM(nn.Module):
+    """The paper's objective, called as every objective is; it has no weights of its own."""
+
+    def forward(self, model: WorldModel, pixels: Tensor, actions: Tensor,
+                generator: torch.Generator | None = None) -> Losses:
+        """The losses of one batch, as `prediction_losses` gives them."""
+        return prediction_losses(model, pixels, actions, generator)
 
 
 def prediction_losses(model: WorldModel, pixels: Tensor, actions: Tensor,

@@ -1,10 +1,11 @@
-"""Whether the latents still say anything: their spread and their effective rank."""
+"""Whether the latents still say anything: their spread, effective rank, distance to normal."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtri
 
 # A healthy LeWM has a std near 1 in every dimension, which is what SIGReg pulls to, and a rank
 # over 5 on a world of two degrees of freedom. Without SIGReg both fall at once: std .01, rank 1
@@ -20,12 +21,16 @@ class LatentStatistics:
     `std_min` and `std_mean` over the D dimensions' standard deviations; `effective_rank` in
     [1, D]: exp(-Σ p log p) with p the eigenvalues of the covariance over their sum (Roy and
     Vetterli 2007, there on singular values). It is D for isotropic latents, 1 for a line.
+    `normal_distance`, at least 0: how far projections on random directions are from N(0, 1), the
+    2-Wasserstein distance in standard deviations, mean over directions. SIGReg pulls it to 0; it
+    is 1 where all latents are the same point at the origin.
     """
 
     std_min: float
     std_mean: float
     effective_rank: float
     dimensions: int
+    normal_distance: float = 0.0
 
     @property
     def collapsed(self) -> str | None:
@@ -46,11 +51,24 @@ def latent_statistics(latents: np.ndarray) -> LatentStatistics:
     values = values.reshape(-1, values.shape[-1])
     if len(values) < 2 or not np.isfinite(values).all():
         raise ValueError(f'latents {values.shape} must be finite and of at least 2 frames')
+    distance = normal_distance(values)
     values = values - values.mean(axis=0)
     covariance = values.T @ values / len(values)
     std = np.sqrt(np.diag(covariance))
     return LatentStatistics(float(std.min()), float(std.mean()), effective_rank(covariance),
-                            values.shape[1])
+                            values.shape[1], distance)
+
+
+def normal_distance(values: np.ndarray, directions: int = 64) -> float:
+    """The mean 2-Wasserstein distance to N(0, 1) of `values` (N, D) projected on `directions`.
+
+    The directions are always the same. In one dimension the best transport pairs sorted samples
+    with the quantiles of the normal.
+    """
+    axes = np.random.default_rng(0).normal(size=(values.shape[1], directions))
+    projected = np.sort(values @ (axes / np.linalg.norm(axes, axis=0)), axis=0)
+    quantiles = ndtri((np.arange(len(values)) + 0.5) / len(values))
+    return float(np.sqrt(np.square(projected - quantiles[:, None]).mean(axis=0)).mean())
 
 
 def effective_rank(covariance: np.ndarray) -> float:

@@ -18,11 +18,13 @@ from lewm_core.atomic import replacing, sweep, write_text
 from lewm_core.checkpoint import read_metadata
 from lewm_core.config import (DataConfig, ModelConfig, PlannerConfig, SurpriseConfig, TrainConfig)
 from lewm_core.dataset import Dataset
+from lewm_core.environment import write_environment
 from lewm_core.types import UserError
 
-# What may differ when a run goes on: none of these changes what a step computes.
-_FREE = {'device', 'threads', 'validate_every', 'checkpoint_every', 'log_every', 'tensorboard'}
-_STATE = ('step', 'model', 'optimizer', 'precision', 'seconds')
+# What may differ when a run goes on: none of these changes what a step computes or what is kept.
+_FREE = {'device', 'threads', 'checkpoint_every', 'log_every', 'tensorboard', 'logger',
+         'stop_on_collapse'}
+_STATE = ('step', 'model', 'objective', 'optimizer', 'precision', 'seconds', 'best')
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Settings:
 
 
 class RunFolder:
-    """`output` with model.safetensors, trainer.pt, metrics.jsonl, config.json, tensorboard/.
+    """`output` with model.safetensors, last.safetensors, trainer.pt, metrics.jsonl, config.json,
+    environment.json and what a logger writes, such as tensorboard/.
 
     A context manager: inside it no other process can train in the same folder.
     """
@@ -53,11 +56,15 @@ class RunFolder:
     def __init__(self, output: str | Path, settings: Settings, dataset: Dataset) -> None:
         self.path = Path(output)
         self.model = self.path / 'model.safetensors'
+        self.last = self.path / 'last.safetensors'
         self.trainer = self.path / 'trainer.pt'
         self.metrics = self.path / 'metrics.jsonl'
         self.config = self.path / 'config.json'
+        self.environment = self.path / 'environment.json'
+        self._files = (self.model, self.last, self.trainer, self.metrics, self.config,
+                       self.environment, self.path / 'wandb_run.txt')
         self.tensorboard = self.path / 'tensorboard'
-        self._settings = settings.to_dict(dataset)
+        self.settings = settings.to_dict(dataset)
         self._lock: int | None = None
 
     def __enter__(self) -> RunFolder:
@@ -95,7 +102,8 @@ class RunFolder:
             self._same_settings()
             state = _load(self.trainer)
         self._clear_partials()
-        write_text(self.config, json.dumps(self._settings, indent=2) + '\n')
+        write_text(self.config, json.dumps(self.settings, indent=2) + '\n')
+        write_environment(self.environment, state['step'] if state else 0)
         self._cut_metrics(state['step'] if state else 0)
         return state
 
@@ -122,7 +130,7 @@ class RunFolder:
             raise UserError(f'{str(self.config)!r} is missing or not JSON, so the run there '
                             'cannot be resumed; give another output, or overwrite=true') from None
         for group in ('model', 'data', 'train', 'robot', 'dataset'):
-            old, new = before.get(group, {}), self._settings[group]
+            old, new = before.get(group, {}), self.settings[group]
             for key in new:
                 free = key in _FREE if group == 'train' else (group, key) == ('dataset', 'path')
                 if not free and old.get(key) != new[key]:
@@ -144,13 +152,13 @@ class RunFolder:
         write_text(self.metrics, ''.join(rows))
 
     def _clear(self) -> None:
-        for path in (self.model, self.trainer, self.metrics, self.config):
+        for path in self._files:
             path.unlink(missing_ok=True)
         shutil.rmtree(self.tensorboard, ignore_errors=True)
 
     def _clear_partials(self) -> None:
         """Removes what a killed run of this folder left half written."""
-        for path in (self.model, self.trainer, self.metrics, self.config):
+        for path in self._files:
             sweep(path)
 
 

@@ -17,10 +17,12 @@ from lewm_core.config import (DataConfig, ModelConfig, PlannerConfig, SurpriseCo
                               check)
 from lewm_core.data import Dataset, Prefetch
 from lewm_core.evaluate import evaluate_checkpoint
-from lewm_core.event_log import EventLog
+from lewm_core.event_log import EventLog, check_logger, event_log
+from lewm_core.finetune import check_init
+from lewm_core.progress import Progress
 from lewm_core.run_folder import RunFolder, Settings
 from lewm_core.surprise import calibrate, score_dataset
-from lewm_core.trainer import Progress, Trainer
+from lewm_core.trainer import Trainer
 from lewm_core.types import UserError
 
 __all__ = ['Progress', 'train']
@@ -46,19 +48,22 @@ def train(dataset: Dataset, model_config: ModelConfig, data_config: DataConfig,
     settings = Settings(model_config, data_config, train_config, planner, surprise)
     for config in (model_config, data_config, train_config, planner, surprise):
         check(config)
+    check_logger(train_config)
+    check_init(train_config.init, output)
     dataset = dataset.with_split(data_config)
     with distributed.joined(train_config.device) as device, ExitStack() as stack:
         stack.enter_context(_quiet_process(train_config.threads))
-        trainer = Trainer(dataset, model_config, train_config, device)
+        trainer = Trainer(dataset, model_config, train_config, device, planner.horizon)
         folder = RunFolder(output, settings, dataset)
         # The first process writes, and the others hear what it found.
         state = distributed.led(lambda: stack.enter_context(folder).open(resume, overwrite))
-        if state is not None:
+        if state is None:
+            trainer.initialise()
+        else:
             trainer.load(state)
             log.info('resuming %s from step %d of %d', folder.path, trainer.done,
                      train_config.steps)
-        wanted = train_config.tensorboard and distributed.leader()
-        with EventLog(folder.tensorboard, trainer.done, wanted) as events:
+        with event_log(train_config, folder.path, trainer.done, folder.settings) as events:
             stopped = _loop(trainer, folder, events, on_progress, should_stop)
         if distributed.leader():
             with distributed.alone():
@@ -93,12 +98,20 @@ def _loop(trainer: Trainer, folder: RunFolder, events: EventLog,
 
 def _finish(trainer: Trainer, folder: RunFolder, settings: Settings, dataset: Dataset,
             stopped: bool) -> Path:
-    """The path of the checkpoint; a run that came to its end is evaluated and calibrated."""
+    """The path of the checkpoint; a run that came to its end is evaluated and calibrated.
+
+    The last model goes to last.safetensors, and the best one, where one was found, is the
+    checkpoint.
+    """
     trainer.model.eval()
     metrics = {'step': trainer.done, 'seconds': trainer.seconds, 'finished': not stopped,
-               'parameters': trainer.model.num_parameters()}
+               'parameters': trainer.model.num_parameters(), 'kept_step': trainer.done}
     checkpoint = Checkpoint(trainer.model, dataset.spec, settings.data, settings.train,
                             settings.planner, settings.surprise, None, metrics)
+    save_checkpoint(folder.last, checkpoint)
+    if trainer.best is not None:
+        trainer.model.load_state_dict(trainer.best['model'])
+        metrics.update(kept_step=trainer.best['step'], kept_skill=trainer.best['skill'])
     if stopped:
         log.info('stopped after step %d of %d; the same call goes on from there', trainer.done,
                  trainer.config.steps)
@@ -111,7 +124,8 @@ def _finish(trainer: Trainer, folder: RunFolder, settings: Settings, dataset: Da
         checkpoint = dataclasses.replace(checkpoint, calibration=_calibration(
             trainer, dataset, settings.surprise))
     save_checkpoint(folder.model, checkpoint)
-    log.info('%s holds the model after %d steps', folder.model, trainer.done)
+    log.info('%s holds the model of step %d of %d', folder.model, metrics['kept_step'],
+             trainer.done)
     return folder.model
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,37 +13,16 @@ import torch
 from lewm_core import distributed
 from lewm_core.config import ModelConfig, TrainConfig
 from lewm_core.data import Dataset, WindowSampler, action_statistics
-from lewm_core.losses import Losses, prediction_losses
+from lewm_core.finetune import start_from
+from lewm_core.losses import Losses, LeWM
 from lewm_core.model import WorldModel
-from lewm_core.monitor import LatentStatistics, latent_statistics
+from lewm_core.monitor import latent_statistics
+from lewm_core.pldm import PLDM
+from lewm_core.progress import CollapseWatch, Progress, not_finite
+from lewm_core.skill import open_loop_skill
 from lewm_core.types import UserError
 
-log = logging.getLogger(__name__)
-
 _VALIDATION_WINDOWS = 512
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where training is: `step` of `steps` are done; losses are means since the last report.
-
-    The latents' statistics are those of the newest batch. `validation_loss` is the newest on
-    held-out episodes, None before the first; `collapsed` says in words what to change, or None.
-    """
-
-    step: int
-    steps: int
-    loss: float
-    prediction: float
-    sigreg: float
-    latent_std_min: float
-    latent_std_mean: float
-    effective_rank: float
-    learning_rate: float
-    steps_per_s: float
-    seconds_left: float
-    validation_loss: float | None = None
-    collapsed: str | None = None
 
 
 class Trainer:
@@ -57,18 +35,24 @@ class Trainer:
     """
 
     def __init__(self, dataset: Dataset, model: ModelConfig, config: TrainConfig,
-                 device: str | None = None) -> None:
-        """`device` is this process's own, where it is not the one in `config`."""
-        self.config, self.dataset, self.done = config, dataset, 0
+                 device: str | None = None, horizon: int = 5) -> None:
+        """`device` is this process's own, where it is not the one in `config`.
+
+        `horizon` is how many blocks ahead the skill looks that picks the best model.
+        """
+        self.config, self.dataset, self.done, self.horizon = config, dataset, 0, horizon
         self.device = resolve_device(device or config.device)
         self.precision = resolve_precision(config.precision, self.device)
         torch.manual_seed(config.seed)
         self.model = WorldModel(model, dataset.spec)
-        self.model.set_action_statistics(*action_statistics(dataset))
+        if not config.init:
+            self.model.set_action_statistics(*action_statistics(dataset))
         if distributed.size() > 1:
             distributed.share_batch_norm(self.model)
-        self.model.to(self.device).train()
-        self.optimizer = _optimizer(self.model, config)
+        self.objective = PLDM(self.model, config) if config.loss == 'pldm' else LeWM()
+        self.learned = torch.nn.ModuleDict({'model': self.model, 'objective': self.objective})
+        self.learned.to(self.device).train()
+        self.optimizer = _optimizer(self.learned, config)
         self.window = (model.history + 1, model.frameskip)
         if config.batch_size % distributed.size():
             raise UserError(f'train.batch_size={config.batch_size} cannot be shared equally by '
@@ -84,8 +68,15 @@ class Trainer:
             held_out)[:_VALIDATION_WINDOWS]
         self._validation: dict[str, float] = {}
         self._validated = -1
+        self.best: dict[str, Any] | None = None
+        self._collapse = CollapseWatch(config)
         self._pending: list[torch.Tensor] = []
-        self.seconds, self._clock, self._warned = 0.0, time.monotonic(), False
+        self.seconds, self._clock = 0.0, time.monotonic()
+
+    def initialise(self) -> None:
+        """Nothing; a fresh run that goes on from a checkpoint (`train.init`) takes its weights."""
+        if self.config.init:
+            start_from(Path(self.config.init), self.model)
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Pixels (B, T, H, W, 3) uint8 and actions (B, T - 1, F, A) of `step`, on the CPU.
@@ -104,17 +95,20 @@ class Trainer:
         losses = self._losses(*batch)
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
-        distributed.average_gradients(self.model.parameters())
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        distributed.average_gradients(self.learned.parameters())
+        norm = torch.nn.utils.clip_grad_norm_(self.learned.parameters(), self.config.grad_clip)
         self.optimizer.step()
         self.done = step + 1
-        self._pending.append(torch.stack(losses[:3]).detach())
+        self._pending.append(torch.stack([*losses[:3], norm, *losses.terms.values()]).detach())
         return losses
 
     @torch.no_grad()
     def validate(self) -> None:
-        """Nothing; measures the losses on windows of held-out episodes, as deployed (eval)."""
-        if len(self._held_out) < 2:
+        """Nothing; measures losses and skill on held-out episodes, and keeps the best model.
+
+        The first process alone does it while the others go on to their next batch.
+        """
+        if len(self._held_out) < 2 or not distributed.leader():
             return
         self.model.eval()
         self.generator.manual_seed(self.config.seed)
@@ -126,46 +120,67 @@ class Trainer:
         total, prediction, spread = torch.stack(rows).double().mean(0).tolist()
         self._validation = {'val_loss': total, 'val_prediction': prediction, 'val_sigreg': spread}
         self._validated = self.done
+        self._keep_best()
         self.model.train()
 
+    def _keep_best(self) -> None:
+        """Nothing; the model is remembered if none that lives had more open-loop skill so far."""
+        found = open_loop_skill(self.model, self.dataset, 'validation', self.horizon)
+        if found is None:
+            return
+        self._validation['val_skill'] = found.skill
+        if found.usable and (self.best is None or found.skill > self.best['skill']):
+            weights = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+            self.best = {'step': self.done, 'skill': found.skill, 'model': weights}
+
     def report(self, losses: Losses) -> tuple[Progress, dict[str, Any]]:
-        """Progress and its row for metrics.jsonl; raises UserError on a loss that is not finite.
+        """Progress and its row for metrics.jsonl.
 
         Losses are looked at here and not after each step, because on a GPU each look waits for
-        all that was queued. No state is saved without a look.
+        all that was queued. No state is saved without a look. Raises UserError on a loss or a
+        gradient that is not finite, and when the latents stay collapsed.
         """
+        names = ['loss', 'prediction', 'sigreg', 'gradient', *losses.terms]
         values = distributed.mean(torch.stack(self._pending)).cpu().double().numpy()
         first = self.done - len(values)
         self._pending.clear()
         bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
         if len(bad):
-            raise self._not_finite(first + int(bad[0]), values[bad[0]])
-        total, prediction, spread = values.mean(axis=0).tolist()
+            step = first + int(bad[0])
+            raise not_finite(step + 1, dict(zip(names, values[bad[0]])), self.sampler(step),
+                             self.dataset, self.config)
+        means = dict(zip(names, values.mean(axis=0).tolist()))
         latents = distributed.gathered(losses.latents.detach().float())
         latent = latent_statistics(latents.cpu().numpy())
         now = time.monotonic()
         speed = len(values) / max(now - self._clock, 1e-9)
         self.seconds, self._clock = self.seconds + now - self._clock, now
         progress = Progress(
-            self.done, self.config.steps, total, prediction, spread, latent.std_min,
-            latent.std_mean, latent.effective_rank, learning_rate(self.done - 1, self.config),
-            speed, (self.config.steps - self.done) / speed, self._validation.get('val_loss'),
-            self._collapse(latent))
-        row = {'step': self.done, 'loss': total, 'prediction': prediction, 'sigreg': spread,
-               'latent_std_min': latent.std_min, 'latent_std_mean': latent.std_mean,
-               'effective_rank': latent.effective_rank, 'lr': progress.learning_rate,
-               'steps_per_s': speed, 'seconds': self.seconds}
+            self.done, self.config.steps, means['loss'], means['prediction'], means['sigreg'],
+            latent.std_min, latent.std_mean, latent.effective_rank,
+            learning_rate(self.done - 1, self.config), speed,
+            (self.config.steps - self.done) / speed, self._validation.get('val_loss'),
+            self._collapse(self.done, latent), speed * self.config.batch_size,
+            self._validation.get('val_skill'))
+        row = {'step': self.done, **means, 'latent_std_min': latent.std_min,
+               'latent_std_mean': latent.std_mean, 'effective_rank': latent.effective_rank,
+               'normal_distance': latent.normal_distance, 'lr': progress.learning_rate,
+               'steps_per_s': speed, 'windows_per_s': progress.windows_per_s,
+               'seconds': self.seconds, 'seconds_left': progress.seconds_left}
         return progress, row | (self._validation if self._validated == self.done else {})
 
     def state(self) -> dict[str, Any]:
         """All that resuming needs, loadable with weights_only=True."""
         return {'step': self.done, 'model': self.model.state_dict(), 'seconds': self.seconds,
-                'optimizer': self.optimizer.state_dict(), 'precision': self.precision}
+                'optimizer': self.optimizer.state_dict(), 'precision': self.precision,
+                'objective': self.objective.state_dict(), 'best': self.best}
 
     def load(self, state: dict[str, Any]) -> None:
         """Nothing; goes on from `state`, in the precision the run began with."""
         self.model.load_state_dict(state['model'])
+        self.objective.load_state_dict(state['objective'])
         self.optimizer.load_state_dict(state['optimizer'])
+        self.best = state['best']
         self.precision, self.seconds = state['precision'], state['seconds']
         self.done, self._clock = state['step'], time.monotonic()
 
@@ -179,27 +194,10 @@ class Trainer:
     def _losses(self, pixels: torch.Tensor, actions: torch.Tensor) -> Losses:
         pixels, actions = (t.to(self.device, non_blocking=True) for t in (pixels, actions))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == 'bf16'):
-            return prediction_losses(self.model, pixels, actions, self.generator)
-
-    def _collapse(self, latent: LatentStatistics) -> str | None:
-        # At the start the latents are narrow because nothing has been learned yet.
-        sentence = latent.collapsed if self.done > 0.2 * self.config.steps else None
-        if sentence and not self._warned:
-            log.warning('step %d: %s', self.done, sentence)
-            self._warned = True
-        return sentence
-
-    def _not_finite(self, step: int, values: np.ndarray) -> UserError:
-        starts = self.sampler(step).tolist()
-        log.error('step %d: windows start at rows %s', step + 1, starts)
-        return UserError(
-            f'the loss of step {step + 1} is {values[0]:g} (prediction {values[1]:g}, sigreg '
-            f'{values[2]:g}), but it must be finite; lower train.learning_rate '
-            f'({self.config.learning_rate:g} now), or use precision=float32, or look at the '
-            f'windows of that batch, which start at rows {", ".join(map(str, starts))}')
+            return self.objective(self.model, pixels, actions, self.generator)
 
 
-def _optimizer(model: WorldModel, config: TrainConfig) -> torch.optim.AdamW:
+def _optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW over all parameters, fused where this PyTorch can: before 2.4 not on a CPU."""
     keys = {'lr': config.learning_rate, 'weight_decay': config.weight_decay}
     try:

@@ -1,0 +1,107 @@
+"""What is said of a training run while it runs, and when it is stopped."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from lewm_core.config import TrainConfig
+from lewm_core.data import Dataset
+from lewm_core.monitor import LatentStatistics
+from lewm_core.types import UserError
+
+log = logging.getLogger(__name__)
+
+# At the start the latents are narrow because nothing has been learned yet: a collapse counts from
+# this share of the steps on, and stops a run when it has lasted for the second one.
+_WARM_UP, _PATIENCE = 0.2, 0.1
+_LEAST_PATIENCE = 100
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training is: `step` of `steps` are done; losses are means since the last report.
+
+    The latents' statistics are those of the newest batch. `validation_loss` and `skill` are the
+    newest on held-out episodes, None before the first; `collapsed` says in words what to change,
+    or None.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    prediction: float
+    sigreg: float
+    latent_std_min: float
+    latent_std_mean: float
+    effective_rank: float
+    learning_rate: float
+    steps_per_s: float
+    seconds_left: float
+    validation_loss: float | None = None
+    collapsed: str | None = None
+    windows_per_s: float = 0.0
+    skill: float | None = None
+
+    def __str__(self) -> str:
+        skill = '' if self.skill is None else f', skill {self.skill:.3f}'
+        return (f'step {self.step} of {self.steps}: loss {self.loss:.4f}{skill}, smallest std '
+                f'{self.latent_std_min:.2f}, rank {self.effective_rank:.1f}; '
+                f'{self.steps_per_s:.2g} steps/s ({self.windows_per_s:.0f} windows/s), '
+                f'{self.seconds_left:.0f} s left')
+
+
+class CollapseWatch:
+    """Notices latents that stay collapsed after the warm-up; stops the run where it may."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self._config, self._since = config, -1
+
+    def __call__(self, step: int, latent: LatentStatistics) -> str | None:
+        """A sentence that says what to change, or None; raises it as a UserError in the end."""
+        sentence = latent.collapsed if step > _WARM_UP * self._config.steps else None
+        if sentence is None:
+            self._since = -1
+            return None
+        if self._since < 0:
+            self._since = step
+            log.warning('step %d: %s', step, sentence)
+        patience = max(_LEAST_PATIENCE, _PATIENCE * self._config.steps)
+        if self._config.stop_on_collapse and step - self._since >= patience:
+            raise UserError(f'training stopped at step {step}: since step {self._since} {sentence}'
+                            '. Train again with overwrite=true; train.stop_on_collapse=false '
+                            'trains on all the same')
+        return sentence
+
+
+def not_finite(step: int, values: dict[str, float], starts: np.ndarray, dataset: Dataset,
+               config: TrainConfig) -> UserError:
+    """The error for a step whose `values` (losses, gradient norm) are not all finite.
+
+    It names the batch: the episodes and first rows of its windows, `starts`.
+    """
+    bad = {name: value for name, value in values.items() if not np.isfinite(value)}
+    what = 'gradient' if set(bad) == {'gradient'} else 'loss'
+    first = bad['gradient'] if what == 'gradient' else values['loss']
+    rest = ', '.join(f'{name} {value:g}' for name, value in values.items() if name != 'loss')
+    where = windows_in_words(starts, dataset)
+    log.error('step %d: the windows begin at %s', step, where)
+    return UserError(
+        f'the {what} of step {step} is {first:g} ({rest}), but it must be finite; lower '
+        f'train.learning_rate ({config.learning_rate:g} now), or use train.precision=float32, or '
+        f'look at the windows of that batch, which begin at {where}')
+
+
+def windows_in_words(starts: np.ndarray, dataset: Dataset) -> str:
+    """The windows that begin at rows `starts`, by episode: 'episode 3 row 12, 40; episode 5 …'.
+
+    Rows are those of the dataset's columns.
+    """
+    ends = dataset.ep_offset + dataset.ep_len
+    starts = np.sort(starts)
+    order = np.argsort(dataset.ep_offset, kind='stable')
+    episodes = order[np.searchsorted(ends[order], starts, side='right')]
+    return '; '.join(f'episode {episode} row ' + ', '.join(map(str, starts[episodes == episode]))
+                     for episode in dict.fromkeys(episodes.tolist()))
