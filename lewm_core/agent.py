@@ -15,6 +15,7 @@ import torch
 
 from lewm_core.checkpoint import Checkpoint
 from lewm_core.config import PlannerConfig
+from lewm_core.dynamics import imagination
 from lewm_core.planner import Prior, Solution, Term, goal_objective, shift, solve
 from lewm_core.types import Action, Frame, Plan, UserError
 
@@ -37,6 +38,7 @@ class Agent:
             raise UserError(f'planner.context={self.planner.context} is more than the '
                             f'{self._model.config.history} frames of history that this '
                             'checkpoint was trained with; lower it')
+        self._dynamics = imagination(self._model, self.planner)
         self._generator = torch.Generator(self._device)
         self._goal: torch.Tensor | None = None
         self.reset()
@@ -133,7 +135,7 @@ class Agent:
         config, latents = self.planner, torch.stack(self._latents)[None]
         past = (torch.stack(self._blocks)[None] if self._blocks
                 else latents.new_zeros(1, 0, self.frameskip, self.spec.action_dim))
-        objective = goal_objective(self._model, latents, past, goal[None], config.cost,
+        objective = goal_objective(self._dynamics, latents, past, goal[None], config.cost,
                                    self._term())
         start = None
         if config.warm_start and self._start is not None:

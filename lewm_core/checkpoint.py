@@ -158,6 +158,9 @@ def _parse_header(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
                         f'version reads format {FORMAT}; use the version that wrote it or train '
                         'again')
     header.setdefault('heads', {})  # a file from before there were any
+    search = header.get('planner')
+    if isinstance(search, dict) and 'hold' in search:  # a file from before blocks had knots
+        search['knots'] = 1 if search.pop('hold') else 0
     expected = {*_CONFIGS, *_OTHERS}
     missing, unknown = sorted(expected - set(header)), sorted(set(header) - expected)
     if missing or unknown:

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from lewm_core import agent as agent_module
 from lewm_core.agent import Agent
 from lewm_core.config import ModelConfig, PlannerConfig
 from lewm_core.model import LatentDynamics
+from lewm_core.planner import shift
 from lewm_core.robot import RobotSpec
 from lewm_core.types import Action, Frame, UserError
 
@@ -146,6 +148,31 @@ def test_warming_up_leaves_history_and_plan_as_they_were():
             assert agent.warm_up() > 0
         plans.append(agent.plan(Frame(1, picture([1.0, 1.0]))).actions)
     assert np.array_equal(*plans)
+
+
+@pytest.mark.parametrize('blocks', [0, 1, 2])
+def test_the_search_starts_from_the_plan_as_far_as_it_was_driven(blocks, monkeypatch):
+    starts, agent = [], make_agent(iterations=1)
+    real = agent_module.solve
+    monkeypatch.setattr(agent_module, 'solve', lambda *args, **options: (
+        starts.append(options['mean']), real(*args, **options))[1])
+    agent.set_goal(picture([5.0, 5.0]))
+    agent.plan(Frame(0, picture([0.0, 0.0])))
+    before = agent._start
+    for _ in range(blocks * FRAMESKIP):
+        agent.commit(Action(0, np.zeros(2)))
+    agent.lose_history()  # as after a plan that came too late
+    agent.plan(Frame(1, picture([0.0, 0.0])))
+    assert starts[0] is None
+    assert torch.equal(starts[1], shift(before, blocks))
+
+
+def test_with_a_deadline_the_best_plan_until_then_comes_with_the_iterations_done():
+    agent = make_agent(iterations=1000, samples=50, elites=5, deadline_ms=1e-3)
+    agent.set_goal(picture([5.0, 5.0]))
+    plan = agent.plan(Frame(0, picture([0.0, 0.0])))
+    assert plan.iterations == 1
+    assert np.isfinite(plan.actions).all()
 
 
 def test_a_goal_image_of_another_size_is_refused_with_both_sizes():

@@ -151,6 +151,15 @@ def test_a_missing_key_in_a_config_is_refused(path):
     refused(path, "model: key 'history' is missing")
 
 
+@pytest.mark.parametrize('hold, knots', [(True, 1), (False, 0)])
+def test_a_checkpoint_from_before_knots_plans_as_it_did(path, hold, knots):
+    def older(tensors, header):
+        header['planner'].pop('knots')
+        header['planner']['hold'] = hold
+    rewrite(path, older)
+    assert load_checkpoint(path).planner.knots == knots
+
+
 @pytest.mark.parametrize('name', ['action_mean', 'action_std', 'predictor.pos_embedding',
                                   'projector.net.1.running_mean'])
 def test_a_missing_tensor_is_refused(path, name):

@@ -10,6 +10,7 @@ from lewm_core.config import PlannerConfig
 from lewm_core.model import LatentDynamics
 from lewm_core.planner import Prior, SearchError, goal_objective, shift
 from lewm_core.planner import solve as search
+from lewm_core.solvers.icem import coloured
 from lewm_core.types import UserError
 
 FRAMESKIP = 5
@@ -213,3 +214,87 @@ def test_in_a_world_of_sums_the_plan_adds_up_to_the_goal():
     objective = goal_objective(model, torch.randn(1, 3, 2).cumsum(1) * 0, past, goal, 'final')
     found = solve(objective, PlannerConfig(samples=300, elites=30, iterations=10, horizon=3))
     assert (found.actions.sum((1, 2)) - goal).abs().max() < 0.05
+
+
+@pytest.mark.parametrize('solver', SOLVERS)
+def test_every_solver_finds_a_known_optimum_for_each_of_many_problems(solver):
+    wanted = torch.tensor([[-0.5, 0.5], [0.7, 0.1]])
+
+    def objective(actions):
+        return (actions - wanted[:, None, None, None]).square().sum((-1, -2, -3))
+    config = PlannerConfig(samples=200, elites=20, iterations=30, horizon=2, solver=solver)
+    found = solve(objective, config, batch=2)
+    assert (found.actions - wanted[:, None, None]).abs().max() < 0.1
+
+
+@pytest.mark.parametrize('solver', SOLVERS)
+def test_the_reference_may_try_what_cannot_be_sent(solver):
+    seen = []
+
+    def objective(actions):
+        seen.append(actions.detach().abs().max())
+        return (actions - 10.0).square().sum((-1, -2, -3))
+    solve(objective, PlannerConfig(samples=50, elites=5, iterations=5, limits=False,
+                                   solver=solver))
+    assert max(seen) > 1.0
+
+
+def test_the_reference_search_is_the_published_one():
+    """Sample 0 the mean, the elites' mean and unbiased deviation next, the last mean the answer.
+
+    Written out from the paper's setting, in normalised space, with the same draws.
+    """
+    config = PlannerConfig(samples=60, elites=6, iterations=4, horizon=2, knots=0, limits=False,
+                           answer='mean', cost='final', warm_start=False)
+    wanted, center, std = torch.tensor([3.0, -2.0]), torch.tensor([0.5, 0.1]), torch.tensor(
+        [0.7, 0.2])
+
+    def cost(normalised):
+        return (normalised * std + center - wanted).square().sum((-1, -2, -3))
+    draw, mean, spread = seeded(5), torch.zeros(2, FRAMESKIP, 2), torch.ones(2, FRAMESKIP, 2)
+    for _ in range(config.iterations):
+        candidates = torch.randn(60, 2, FRAMESKIP, 2, generator=draw) * spread + mean
+        candidates[0] = mean
+        best = candidates[cost(candidates).topk(6, largest=False).indices]
+        mean, spread = best.mean(0), best.std(0)
+    found = solve(lambda a: (a - wanted).square().sum((-1, -2, -3)), config, std=std, seed=5,
+                  center=center)
+    torch.testing.assert_close(found.actions[0], mean * std + center, rtol=1e-4, atol=1e-4)
+
+
+def test_a_right_prior_helps_a_small_search_and_a_wrong_one_does_not_trap_it():
+    wanted = torch.full((1, 5, FRAMESKIP, 2), 0.8)
+
+    def objective(actions):
+        return (actions - wanted[:, None]).square().sum((-1, -2, -3))
+    small = PlannerConfig(samples=16, elites=4, iterations=2)
+    std = torch.full_like(wanted, 0.05)
+    costs = [solve(objective, small, prior=prior).cost.item()
+             for prior in (None, Prior(wanted, std))]
+    assert costs[1] < 0.1 * costs[0]
+    full = PlannerConfig(samples=300, elites=30, iterations=30)
+    found = solve(objective, full, prior=Prior(-wanted, std))
+    assert (found.actions - wanted).abs().max() < 0.15
+
+
+def test_coloured_noise_keeps_its_direction_and_its_variance():
+    colour = coloured(10, 2.0)
+    noise = torch.randn(20_000, 20, generator=seeded()) @ colour
+    assert noise.std(0).sub(1).abs().max() < 0.05
+    steps = [torch.corrcoef(noise.T)[0, k].item() for k in (1, 3, 9)]
+    assert steps[0] > 0.7 and steps[0] > steps[1] > steps[2]
+    white = torch.randn(20_000, 20, generator=seeded()) @ coloured(10, 0.0)
+    assert torch.corrcoef(white.T).sub(torch.eye(10)).abs().max() < 0.05
+
+
+def test_no_iteration_begins_that_would_end_after_the_deadline():
+    config = PlannerConfig(samples=10, elites=2, iterations=1000)
+    found = solve(lambda a: a.square().sum((-1, -2, -3)), config, deadline=0.0)
+    assert found.iterations == 1
+    assert solve(lambda a: a.square().sum((-1, -2, -3)), config,
+                 deadline=float('inf')).iterations == 1000
+
+
+def test_more_knots_than_ticks_are_refused():
+    with pytest.raises(UserError, match='knots=6 is more than the 5 ticks'):
+        solve(torch.zeros, PlannerConfig(knots=6))

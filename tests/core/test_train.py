@@ -16,7 +16,8 @@ from lewm_core.checkpoint import load_checkpoint
 from lewm_core.config import DataConfig, TrainConfig
 from lewm_core.data import Dataset
 from lewm_core.train import train
-from lewm_core.trainer import Trainer, learning_rate, resolve_device, resolve_precision
+from lewm_core.precision import resolve_precision
+from lewm_core.trainer import Trainer, learning_rate, resolve_device
 from lewm_core.types import UserError
 
 QUICK = TrainConfig(steps=12, batch_size=16, learning_rate=3e-3, warmup=0.1, precision='float32',

@@ -1,0 +1,65 @@
+"""What the search imagines with: the model made ready, in a precision that it bears."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from lewm_core.config import PlannerConfig
+from lewm_core.imagine import Imagination
+from lewm_core.model import LatentDynamics, WorldModel
+from lewm_core.precision import resolve_precision
+
+log = logging.getLogger(__name__)
+
+# bf16 pays from this width on; below it, calls cost more than products.
+_WIDE = 192
+# The float32 cost of bf16's elites may be this much above that of float32's own.
+_TOLERANCE = 0.02
+
+
+def imagination(model: LatentDynamics, config: PlannerConfig) -> LatentDynamics | Imagination:
+    """What the search imagines with: `model` made ready, in the precision of `config`.
+
+    'auto' is bf16 where the hardware multiplies it, the predictor is wide enough to gain by it,
+    and the elites agree with float32's; else float32. With the gradient solver, which needs
+    gradients, or a model of another kind it is the model itself.
+    """
+    if not isinstance(model, WorldModel) or config.solver == 'gradient':
+        return model
+    name = resolve_precision(config.precision, model.action_std.device)
+    if name == 'float32' or (config.precision == 'auto' and model.config.predictor_width < _WIDE):
+        return Imagination(model)
+    fast = Imagination(model, torch.bfloat16)
+    regret = elites_regret(model, fast, config)
+    if config.precision == 'auto' and not regret <= _TOLERANCE:
+        log.warning('bf16 is not used: its elites cost %.1f %% more than those of float32, at '
+                    'most %g %% is allowed', 100 * regret, 100 * _TOLERANCE)
+        return Imagination(model)
+    return fast
+
+
+@torch.no_grad()
+def elites_regret(model: WorldModel, other: Imagination, config: PlannerConfig) -> float:
+    """How much more `other`'s elites cost under `model` than the model's own; 0: just as much.
+
+    Of the candidates of a first iteration, from a latent drawn as SIGReg shapes them, standard
+    normal, to where one more such sequence leads.
+    """
+    device, skip = model.action_std.device, model.config.frameskip
+    draw = torch.Generator().manual_seed(config.seed)
+    noise = torch.randn((1, config.samples + 1, config.horizon, skip, len(model.action_std)),
+                        generator=draw).to(device)
+    low, high = (torch.as_tensor(v, dtype=torch.float32, device=device)
+                 for v in (model.spec.low, model.spec.high))
+    actions = torch.clamp(model.action_mean + model.action_std * noise, low, high)
+    latents = torch.randn((1, 1, model.config.latent_dim), generator=draw).to(device)
+    past = actions[:, 0, :0]
+    ends = Imagination(model).rollout(latents, past, actions)[:, :, -1]
+    goal, ends = ends[:, -1:], ends[:, :-1]
+    costs = (ends - goal).square().mean(dim=-1)
+    others = (other.rollout(latents, past, actions[:, :-1])[:, :, -1] - goal).square().mean(dim=-1)
+    own, theirs = (costs.gather(1, c.topk(config.elites, dim=1, largest=False).indices).mean()
+                   for c in (costs, others))
+    return float(theirs / own - 1)
