@@ -39,6 +39,7 @@ setup(
         'h5py>=3.10',
         'hydra-core>=1.3,<1.4',
         'matplotlib>=3.6',
+        'mcap>=1.1',
         'numpy>=1.26',
         'opencv-python-headless>=4.6',
         'PyYAML>=6.0',

@@ -6,10 +6,8 @@ import argparse
 import importlib
 import json
 import logging
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,12 +15,13 @@ from typing import Any
 import yaml
 
 from lewm_core import __version__
+from lewm_core.terminal import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, Bar, interrupts
 from lewm_core.types import UserError
 
-EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 _JOBS = {
     'demo': 'drive a simulated robot, record, train, plan, watch, report',
     'convert': 'recorded bags to one dataset',
+    'merge': 'datasets of one robot to one dataset',
     'train': 'a dataset to a checkpoint',
     'evaluate': 'the figures of a checkpoint on held-out episodes',
     'import': 'a checkpoint of the reference library to one of ours',
@@ -32,6 +31,8 @@ _JOBS = {
 _RUNNERS: dict[str, str] = {
     'import': 'lewm_core.interchange:run_import',
     'export': 'lewm_core.interchange:run_export',
+    'convert': 'lewm_ros.convert_run:run',
+    'merge': 'lewm_ros.convert_run:run_merge',
 }
 # `lewm bench NAME` is the job bench_NAME.
 _BENCHES: dict[str, str] = {}
@@ -139,22 +140,6 @@ def _demo(job: Any, overrides: list[str]) -> int:
     return _ros('demo').main(job, as_overrides(job))
 
 
-def _convert(job: Any, overrides: list[str]) -> int:
-    from lewm_core.paths import load_robot
-    bags, bar = _ros('bags'), _Bar('converting')
-    with _interrupts() as interrupted:
-        try:
-            bags.convert(job.bags, load_robot(job.robot), job.output, job.data, job.overwrite,
-                         bar, should_stop=lambda: bool(interrupted))
-        except bags.ConversionStopped:
-            print('stopped; nothing was written', file=sys.stderr)
-            return EXIT_INTERRUPTED
-        finally:
-            bar.close()
-    print(job.output)
-    return 0
-
-
 def _train(job: Any, overrides: list[str]) -> int:
     from lewm_core import distributed
     from lewm_core.compose import compose
@@ -163,12 +148,12 @@ def _train(job: Any, overrides: list[str]) -> int:
     from lewm_core.train import train
     dataset = Dataset.open(job.dataset, load_robot(job.robot) if job.robot else None)
     job = compose('train', overrides, dataset.spec)  # the model that suits the camera
-    bar = _Bar('training')
+    bar = Bar('training')
 
     def show(progress: Any) -> None:
         bar(progress.step, progress.steps, f'loss {progress.loss:.4f}')
 
-    with _interrupts() as interrupted:
+    with interrupts() as interrupted:
         path = train(dataset, job.model, job.data, job.train, job.output, planner=job.planner,
                      surprise=job.surprise, on_progress=show, overwrite=job.overwrite,
                      should_stop=lambda: bool(interrupted))
@@ -238,39 +223,6 @@ def _ros(module: str) -> Any:
         raise UserError(f'Python module {error.name!r} is not installed, and this command needs '
                         'it; source your ROS 2 workspace, or use the environment that `make` '
                         'builds') from None
-
-
-@contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """A list that is filled by the first SIGINT or SIGTERM; a second SIGINT ends at once."""
-    seen: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        seen.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield seen
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-class _Bar:
-    """A progress bar on a terminal; called with (done, total, what to show beside it)."""
-
-    def __init__(self, what: str) -> None:
-        from tqdm import tqdm
-        self._bar = tqdm(desc=what, disable=not sys.stderr.isatty(), leave=False)
-
-    def __call__(self, done: int, total: int, beside: str = '') -> None:
-        self._bar.total = total
-        self._bar.set_postfix_str(beside, refresh=False)
-        self._bar.update(done - self._bar.n)
-
-    def close(self) -> None:
-        self._bar.close()
 
 
 if __name__ == '__main__':

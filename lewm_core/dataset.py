@@ -13,7 +13,8 @@ import h5py
 import numpy as np
 
 from lewm_core.config import DataConfig, config_from_dict
-from lewm_core.robot import RobotSpec
+from lewm_core.jpeg_pixels import GROUP, JpegPixels
+from lewm_core.robot import Camera, RobotSpec
 from lewm_core.types import UserError
 
 log = logging.getLogger(__name__)
@@ -50,11 +51,11 @@ def split_episodes(count: int, data: DataConfig) -> np.ndarray:
 class Dataset:
     """Recorded episodes, read-only. Rows are ticks; N rows, E episodes, A action fields.
 
-    `pixels` (N, H, W, 3) uint8 RGB: a memory map, or an HDF5 dataset where the file compresses
-    them; `action` (N, A) float32 in robot units, the one executed after the row's frame, NaN on
-    each episode's last row; `stamp_ns` (N,) int64; `states` columns (N,) float64 by name;
-    `ep_len`, `ep_offset`, `ep_split` (E,). `data` is the configuration that the split came from,
-    None when the file does not say.
+    `pixels` (N, H, W, 3) uint8 RGB: a memory map, or where the file compresses them an HDF5
+    dataset or JpegPixels; `action` (N, A) float32 in robot units, the one executed after the
+    row's frame, NaN on each episode's last row; `stamp_ns` (N,) int64; `states` columns (N,)
+    float64 by name; `ep_len`, `ep_offset`, `ep_split` (E,). `data` is the configuration that the
+    split came from, None when the file does not say.
     """
 
     path: Path
@@ -145,7 +146,8 @@ class Dataset:
 
 
 def _read(cls: type, path: Path, f: h5py.File, spec: RobotSpec | None) -> Dataset:
-    missing = [k for k in ('pixels', 'action', 'ep_len', 'ep_offset') if k not in f]
+    wanted = (GROUP if GROUP in f else 'pixels', 'action', 'ep_len', 'ep_offset')
+    missing = [k for k in wanted if k not in f]
     if missing:
         raise UserError(f'dataset {str(path)!r} has no column {missing[0]!r}; it has '
                         f'{sorted(f.keys())}: give a file that `lewm convert` wrote')
@@ -170,16 +172,20 @@ def _read(cls: type, path: Path, f: h5py.File, spec: RobotSpec | None) -> Datase
     else:
         data = DataConfig()
         split = split_episodes(count, data)
-    dataset = cls(path=path, spec=spec, pixels=_pixels(path, f), action=f['action'][:].astype(
-        np.float32, copy=False), stamp_ns=_stamps(f, spec), states=_states(f, spec),
-        ep_len=f['ep_len'][:].astype(np.int64), ep_offset=f['ep_offset'][:].astype(np.int64),
-        ep_split=split, data=data, provenance=json.loads(f.attrs.get('provenance', '{}')))
+    dataset = cls(
+        path=path, spec=spec, pixels=_pixels(path, f, spec.camera),
+        action=f['action'][:].astype(np.float32, copy=False), stamp_ns=_stamps(f, spec),
+        states=_states(f, spec), ep_len=f['ep_len'][:].astype(np.int64),
+        ep_offset=f['ep_offset'][:].astype(np.int64), ep_split=split, data=data,
+        provenance=json.loads(f.attrs.get('provenance', '{}')))
     _check(dataset)
     return dataset
 
 
-def _pixels(path: Path, f: h5py.File) -> Any:
-    """A memory map where the pixels lie in one piece, else an HDF5 dataset kept open."""
+def _pixels(path: Path, f: h5py.File, camera: Camera) -> Any:
+    """A memory map where the pixels lie in one piece, else what reads them one by one."""
+    if GROUP in f:
+        return JpegPixels.open(path, f[GROUP], camera.height, camera.width)
     column = f['pixels']
     offset = column.id.get_offset()
     if column.chunks is None and offset is not None:

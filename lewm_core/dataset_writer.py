@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
-import json
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-import h5py
 import numpy as np
 
 from lewm_core.atomic import partial_path, publish, sweep
 from lewm_core.config import DataConfig
-from lewm_core.dataset import FORMAT, SPLITS, split_episodes
+from lewm_core.dataset import SPLITS, split_episodes
+from lewm_core.dataset_layout import Columns, copy_bytes, lay_out, writing
 from lewm_core.robot import RobotSpec
 from lewm_core.types import UserError
-
-_SLAB = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -94,7 +90,8 @@ class DatasetWriter:
         for name, values in columns.items():
             if len(values) != n:
                 raise ValueError(f'{name} has {len(values)} rows, but {n} frames are given')
-        pixels.tofile(self._pixels)
+        with writing(self._path):
+            self._pixels.write(np.ascontiguousarray(pixels).data)
         for name, values in columns.items():
             self._columns[name].append(values)
         self._lengths.append(n)
@@ -105,9 +102,10 @@ class DatasetWriter:
             if not self._lengths:
                 raise UserError(f'nothing to write to {str(self._path)!r}: not a single episode '
                                 'was found; check that frames and commands overlap in time')
-            self._pixels.flush()
-            summary = self._write()
-            publish(self._partial, self._path)
+            with writing(self._path):
+                self._pixels.flush()
+                summary = self._write()
+                publish(self._partial, self._path)
             return summary
         finally:
             self.abort()
@@ -119,33 +117,17 @@ class DatasetWriter:
         self._partial.unlink(missing_ok=True)
 
     def _write(self) -> Summary:
-        lengths = np.array(self._lengths, np.int32)
-        rows, episodes = int(lengths.sum()), len(lengths)
-        offsets = np.concatenate([[0], np.cumsum(lengths[:-1], dtype=np.int64)])
-        split = split_episodes(episodes, self._data)
-        with h5py.File(self._partial, 'w') as f:
-            f.attrs['format'] = FORMAT
-            f.attrs['robot_spec'] = self._spec.to_json()
-            f.attrs['data'] = json.dumps(dataclasses.asdict(self._data))
-            f.attrs['provenance'] = json.dumps(self._provenance)
-            f['ep_len'], f['ep_offset'] = lengths, offsets.astype(np.int64)
-            # An attribute, not a column: the reference library's loader takes every dataset but
-            # ep_len and ep_offset for one value a row.
-            f['ep_len'].attrs['ep_split'] = split
-            f['ep_len'].attrs['splits'] = json.dumps(SPLITS)
-            f['episode_idx'] = np.repeat(np.arange(episodes, dtype=np.int32), lengths)
-            f['step_idx'] = (np.arange(rows) - np.repeat(offsets, lengths)).astype(np.int32)
-            for name, values in self._columns.items():
-                f[name] = np.concatenate(values)
-            self._copy_pixels(f, rows)
-        counts = {name: int((split == i).sum()) for i, name in enumerate(SPLITS)}
-        return Summary(rows, episodes, counts)
+        lengths = np.array(self._lengths, np.int64)
+        split = split_episodes(len(lengths), self._data)
+        whole = {name: np.concatenate(values) for name, values in self._columns.items()}
+        columns = Columns(self._spec, self._data, self._provenance, lengths, split,
+                          whole.pop('action'), whole.pop('stamp_ns'), whole)
+        offset, length = lay_out(self._partial, columns)
+        copy_bytes(self._raw, 0, length, self._partial, offset)
+        return summarised(columns)
 
-    def _copy_pixels(self, f: h5py.File, rows: int) -> None:
-        camera = self._spec.camera
-        shape = (rows, camera.height, camera.width, 3)
-        column = f.create_dataset('pixels', shape, np.uint8)
-        source = np.memmap(self._raw, np.uint8, 'r', shape=shape)
-        slab = max(1, _SLAB // (camera.height * camera.width * 3))
-        for start in range(0, rows, slab):
-            column[start:start + slab] = source[start:start + slab]
+
+def summarised(columns: Columns) -> Summary:
+    """The summary of a dataset with these columns."""
+    counts = {name: int((columns.split == i).sum()) for i, name in enumerate(SPLITS)}
+    return Summary(len(columns), len(columns.lengths), counts)

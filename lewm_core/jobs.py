@@ -11,9 +11,9 @@ from lewm_core.config import (DataConfig, ModelConfig, PlannerConfig, SurpriseCo
 
 
 def _option(help: str, default: Any = MISSING, low: float | None = None,
-            high: float | None = None) -> Any:
+            high: float | None = None, among: tuple[str, ...] = ()) -> Any:
     """A dataclass field with its description; required when it has no default."""
-    meta = {'help': help, 'low': low, 'high': high, 'among': ()}
+    meta = {'help': help, 'low': low, 'high': high, 'among': among}
     return field(metadata=meta) if default is MISSING else field(default=default, metadata=meta)
 
 
@@ -29,7 +29,22 @@ class ConvertJob:
     robot: str = _option('the robot: a name in config/robot, or the path of a YAML file')
     output: Path = _option('the dataset to write, such as data.h5')
     overwrite: bool = _option('replace an output that exists', False)
+    append: bool = _option('add the bags that an existing output does not hold yet', False)
+    storage: str = _option('raw pixels, mapped into memory in training, or jpeg: a tenth of the '
+                           'space, decoded whenever they are read', 'raw', among=('raw', 'jpeg'))
+    jpeg_quality: int = _option('of storage=jpeg', 95, 50, 100)
+    workers: int = _option('processes; 0: as many as the bags are worth', 0, 0, 256)
+    report: bool = _option('write OUTPUT.report.html and .json: frames, actions, drops', True)
     data: DataConfig = _group(DataConfig)
+
+
+@dataclass(frozen=True)
+class MergeJob:
+    """Datasets of one robot to one dataset: the shards of many machines."""
+
+    datasets: tuple[Path, ...] = _option('the datasets: PATH or PATH,PATH')
+    output: Path = _option('the dataset to write')
+    overwrite: bool = _option('replace an output that exists', False)
 
 
 @dataclass(frozen=True)
@@ -125,3 +140,4 @@ class ExportJob:
 JOBS: dict[str, type] = {'convert': ConvertJob, 'train': TrainJob, 'train_from_bags': BagsJob,
                          'evaluate': EvaluateJob, 'demo': DemoJob}
 JOBS |= {'import': ImportJob, 'export': ExportJob}
+JOBS |= {'merge': MergeJob}

@@ -1,33 +1,35 @@
-"""Bags to a dataset: decode, prepare, steps, episodes; the pixels never all in memory."""
+"""Bags to a dataset: stamps first, then the pictures of the chosen frames into their rows."""
 
 from __future__ import annotations
 
+import glob
 import logging
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from lewm_core.atomic import partial_path, publish, sweep
 from lewm_core.config import DataConfig, ModelConfig
-from lewm_core.data import DatasetWriter
-from lewm_core.images import prepare
+from lewm_core.dataset import Dataset, split_episodes
+from lewm_core.dataset_layout import writing
+from lewm_core.merge import join
+from lewm_core.merge import storage as storage_of
 from lewm_core.robot import RobotSpec
 from lewm_core.types import UserError
-from lewm_ros.bag_reader import Bag, find_bags, open_bag
-from lewm_ros.decode import decode
-from lewm_ros.recording import Recording, build_steps, read_times, states_at
-from lewm_ros.steps import Step
+from lewm_ros.bag_hash import bag_hash
+from lewm_ros.bag_reader import find_bags
+from lewm_ros.bag_rows import BagRows, check_length, read_part, with_source
+from lewm_ros.dataset_fill import Work, write_parts
+from lewm_ros.pixel_pass import ConversionStopped
+
+__all__ = ['WINDOW', 'ConversionReport', 'ConversionStopped', 'convert']
 
 _LOG = logging.getLogger(__name__)
 # The paper's window: three frames of history and the one they predict, a block apart.
 WINDOW = ModelConfig().history * ModelConfig().frameskip + 1
-_IN_MEMORY = 512 * 2**20
-
-
-class ConversionStopped(Exception):
-    """Somebody asked the conversion to stop; nothing was written."""
+# Source pixels of 1000 VGA images: a second of work, which starting a process takes half of.
+_WORTH_A_PROCESS = 1000 * 640 * 480
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,11 @@ class ConversionReport:
     """What became of the recordings' images: `frames` are in the dataset, the rest is counted.
 
     `images` were on the camera topic; `skipped_frames` of them were between two ticks,
-    `dropped_frames` in the `dropped_episodes` too short for a window, `unstamped` messages had
-    no header stamp. `timeouts` steps had no command in force; `clocks` names each bag's clock.
-    `queued` messages came all at once, so that their log time means nothing; `uncommanded` frames
-    came before the first or after the last command of their episode.
+    `dropped_frames` in the `dropped_episodes` too short for a window, `unreadable` ones could not
+    be decoded, `unstamped` messages had no header stamp. `timeouts` steps had no command in force;
+    `clocks` names each bag's clock. `queued` messages came all at once, so that their log time
+    means nothing; `uncommanded` frames came before the first or after the last command of their
+    episode. `failed` bags are not in it, each with the reason; `known` ones were in it already.
     """
 
     output: Path
@@ -52,7 +55,10 @@ class ConversionReport:
     dropped_frames: int
     timeouts: int
     unstamped: int
+    unreadable: int
     clocks: tuple[str, ...]
+    failed: tuple[tuple[Path, str], ...] = ()
+    known: tuple[Path, ...] = ()
     queued: int = 0
     uncommanded: int = 0
 
@@ -63,178 +69,164 @@ class ConversionReport:
         for count, what in ((self.skipped_frames, 'images between two ticks were left out'),
                             (self.dropped_frames, f'frames were in {self.dropped_episodes} '
                              'episodes too short for a window'),
+                            (self.unreadable, 'images could not be decoded'),
                             (self.timeouts, 'steps had no command in force'),
                             (self.uncommanded, 'frames came before the first or after the last '
-                             'command'), (self.queued, 'messages came out of a queue at once')):
+                             'command'), (self.queued, 'messages came out of a queue at once'),
+                            (len(self.known), 'bags were in the dataset already'),
+                            (len(self.failed), 'bags failed')):
             if count:
                 text += f'; {count} {what}'
         return text
 
 
-@dataclass
-class _Episode:
-    """Rows of one recording: the frames' indices, their stamps, and the actions between them."""
-
-    frames: list[int]
-    stamps: list[int]
-    actions: list[np.ndarray]
-
-
-@dataclass
-class _Part:
-    """One recording and those of its episodes that are long enough."""
-
-    path: Path
-    recording: Recording
-    episodes: list[_Episode]
-
-
 def convert(bags: Sequence[str | Path], spec: RobotSpec, output: str | Path,
             data: DataConfig = DataConfig(), overwrite: bool = False,
             on_progress: Callable[[int, int], None] | None = None, *,
-            should_stop: Callable[[], bool] = lambda: False,
-            window: int = WINDOW) -> ConversionReport:
-    """What was converted; `output` then holds the dataset of all `bags` (HDF5, see DatasetWriter).
+            should_stop: Callable[[], bool] = lambda: False, window: int = WINDOW,
+            workers: int = 1, storage: str = 'raw', quality: int = 95,
+            append: bool = False) -> ConversionReport:
+    """What was converted; `output` then holds the dataset of all `bags` (HDF5).
 
     Two passes: the stamps and commands of all bags first, so that bad input is known before
-    anything is written, then the pixels of the frames that were chosen. Episodes of fewer than
-    `window` frames are dropped and counted. `on_progress` gets (frames written, frames in all).
-    `output` appears whole or not at all. Raises UserError on bad input, and ConversionStopped
-    when `should_stop` says so.
+    anything is written, then the pixels of the frames that were chosen, by `workers` processes
+    (0: as many as are worth starting). Episodes of fewer than `window` frames are dropped and
+    counted. With `append` the bags are added to the dataset that is there, but for those that it
+    holds already, by their hash. `on_progress` gets (frames written, frames in all).
+    `output` appears, or changes, as a whole or not at all. Of several bags those that fail are
+    left out and named in the report. Raises UserError on bad input where nothing is left, and
+    ConversionStopped when `should_stop` says so.
     """
     output = Path(output)
-    if output.exists() and not overwrite:
-        raise UserError(f'output {str(output)!r} exists already; give another path or '
-                        'overwrite=true')
-    paths = find_bags(bags)
-    parts, counts = [], np.zeros(4, dtype=np.int64)
-    for path in paths:
-        if should_stop():
-            raise ConversionStopped()
-        part, found = _read_part(path, spec, window)
-        parts.append(part)
-        counts += found
-    _check_length(parts, spec, window)
-    spec = _with_source(parts[0], spec)
-    written = _write(parts, spec, output, data, overwrite, on_progress, should_stop)
-    recordings = [part.recording for part in parts]
-    report = ConversionReport(
-        output, spec, *written, sum(len(r.frames.log_ns) for r in recordings),
-        sum(len(r.commands.log_ns) for r in recordings), *(int(c) for c in counts),
-        sum(r.unstamped for r in recordings), tuple(r.clock for r in recordings),
-        sum(r.queued for r in recordings), sum(r.uncommanded for r in recordings))
+    if output.exists() and not (overwrite or append):
+        raise UserError(f'output {str(output)!r} exists already; give another path, append=true '
+                        'or overwrite=true')
+    split_episodes(1, data)
+    base = Dataset.open(output) if append and output.exists() else None
+    if base is not None:
+        spec, data = _check_base(base, spec, storage), base.data or data
+    gathered = _gather(find_bags(bags), spec, window, should_stop, _hashes(base))
+    if not gathered.parts:
+        return _nothing_new(gathered, output, base)
+    check_length(gathered.parts, spec, window)
+    spec = with_source(gathered.parts, spec)
+    work = Work(gathered.parts, spec, data, window, storage, quality,
+                _processes(workers, gathered.parts, spec), on_progress, should_stop)
+    _write(work, gathered, output, base)
+    report = _report(gathered, work, output)
     _LOG.info('%s: %s', output, report.summary())
     return report
 
 
-def _read_part(path: Path, spec: RobotSpec, window: int) -> tuple[_Part, tuple[int, ...]]:
-    """The first pass over one bag; also (skipped, dropped episodes, dropped frames, timeouts)."""
-    with open_bag(path) as bag:
-        recording = read_times(bag, spec)
-    steps, builder = build_steps(recording, spec)
-    episodes = _episodes(steps)
-    short = [e for e in episodes if len(e.frames) < window]
-    part = _Part(path, recording, [e for e in episodes if len(e.frames) >= window])
-    return part, (builder.skipped, len(short), sum(len(e.frames) for e in short),
-                  builder.timeouts)
+@dataclass
+class _Gathered:
+    """What the first pass over all bags found."""
+
+    parts: list[BagRows]
+    failed: list[tuple[Path, str]]
+    known: list[Path]
 
 
-def _episodes(steps: list[Step]) -> list[_Episode]:
-    episodes: list[_Episode] = []
-    for step in steps:
-        if step.new_episode:
-            episodes.append(_Episode([], [], []))
-        else:
-            # It led to this frame, so it is the action of the row before.
-            episodes[-1].actions.append(step.action)
-        episodes[-1].frames.append(step.payload)
-        episodes[-1].stamps.append(step.stamp_ns)
-    return episodes
-
-
-def _check_length(parts: list[_Part], spec: RobotSpec, window: int) -> None:
-    if any(part.episodes for part in parts):
-        return
-    images = sum(len(part.recording.frames.log_ns) for part in parts)
-    alone = sum(part.recording.uncommanded for part in parts)
-    beside = f' ({alone} frames have no command in force)' if alone else ''
-    raise UserError(f'the {images} images of {[str(p.path) for p in parts]} give no episode of at '
-                    f'least {window} frames at {spec.rate_hz:g} Hz{beside}; record longer, or '
-                    f'raise max_age_s={spec.max_age_s:g} or correct rate_hz in the robot spec')
-
-
-def _with_source(part: _Part, spec: RobotSpec) -> RobotSpec:
-    """The spec with the size of the bag's first image, where it leaves that open."""
-    if spec.camera.source_width is not None and spec.camera.source_height is not None:
-        return spec
-    with open_bag(part.path) as bag:
-        _, _, raw = next(bag.messages([part.recording.topics['camera']]))
-        height, width = decode(bag.message(raw, spec.camera.type)).shape[:2]
-    return spec.with_source(width, height)
-
-
-def _write(parts: list[_Part], spec: RobotSpec, output: Path, data: DataConfig, overwrite: bool,
-           on_progress: Callable[[int, int], None] | None,
-           should_stop: Callable[[], bool]) -> tuple[int, int]:
-    """The second pass; the number of frames and of episodes written."""
-    total = sum(len(e.frames) for part in parts for e in part.episodes)
-    provenance = {'bags': [_provenance(part) for part in parts]}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    done = 0
-    with DatasetWriter(output, spec, data, provenance, overwrite=overwrite) as writer:
-        for part in parts:
-            if not part.episodes:
-                continue
-            with open_bag(part.path) as bag:
-                pictures = _pictures(bag, part, spec)
-                for episode in part.episodes:
-                    pixels = _room(len(episode.frames), spec, output.parent)
-                    for row in range(len(episode.frames)):
-                        if should_stop():
-                            raise ConversionStopped()
-                        pixels[row] = next(pictures)
-                        done += 1
-                        if on_progress is not None and (done % 100 == 0 or done == total):
-                            on_progress(done, total)
-                    writer.add_episode(pixels, np.array(episode.actions, dtype=np.float32),
-                                       np.array(episode.stamps, dtype=np.int64),
-                                       states_at(part.recording, spec, episode.frames))
-    return total, sum(len(part.episodes) for part in parts)
-
-
-def _provenance(part: _Part) -> dict[str, object]:
-    recording = part.recording
-    return {'name': part.path.name, 'clock': recording.clock, 'reason': recording.reason,
-            'clocks': recording.clocks, 'topics': recording.topics,
-            'images': len(recording.frames.log_ns), 'commands': len(recording.commands.log_ns)}
-
-
-def _pictures(bag: Bag, part: _Part, spec: RobotSpec) -> Iterator[np.ndarray]:
-    """The prepared pictures (H, W, 3) of all chosen frames of a recording, in order."""
-    chosen = (index for episode in part.episodes for index in episode.frames)
-    wanted = next(chosen)
-    stream = bag.messages([part.recording.topics['camera']])
-    for index, (_, _, raw) in enumerate(stream):
-        if index != wanted:
-            continue
+def _gather(paths: list[Path], spec: RobotSpec, window: int, should_stop: Callable[[], bool],
+            seen: set[str]) -> _Gathered:
+    """The first pass; a bag that fails among others is noted and left out."""
+    found = _Gathered([], [], [])
+    for path in paths:
+        if should_stop():
+            raise ConversionStopped()
         try:
-            picture = prepare(decode(bag.message(raw, spec.camera.type)), spec.camera)
+            identity = bag_hash(path)
+            if identity.sha256 in seen:
+                _LOG.info('%s is left out: it is in the dataset already', path)
+                found.known.append(path)
+                continue
+            found.parts.append(read_part(path, spec, window, identity))
+            seen.add(identity.sha256)
         except UserError as error:
-            stamp = part.recording.frames.stamps(part.recording.clock)[index]
-            raise UserError(f'bag {str(part.path)!r}, image at {stamp / 1e9:.9f} s: {error}'
-                            ) from None
-        yield picture
-        wanted = next(chosen, None)
-        if wanted is None:
-            return
+            if len(paths) == 1:
+                raise
+            found.failed.append((path, str(error)))
+    if not found.parts and not found.known:
+        raise _all_failed(found.failed)
+    return found
 
 
-def _room(frames: int, spec: RobotSpec, folder: Path) -> np.ndarray:
-    """An array (frames, H, W, 3) uint8 to fill: in memory, or in an unnamed file if it is large.
+def _all_failed(failed: list[tuple[Path, str]]) -> UserError:
+    if len(failed) == 1:
+        return UserError(failed[0][1])
+    return UserError(f'none of the {len(failed)} bags can be converted: '
+                     + '; '.join(text for _, text in failed))
 
-    The file has no name, so nothing of it is left behind whatever happens.
-    """
-    shape = (frames, spec.camera.height, spec.camera.width, 3)
-    if int(np.prod(shape)) <= _IN_MEMORY:
-        return np.empty(shape, dtype=np.uint8)
-    return np.memmap(tempfile.TemporaryFile(dir=folder), dtype=np.uint8, mode='w+', shape=shape)
+
+def _hashes(base: Dataset | None) -> set[str]:
+    bags = base.provenance.get('bags', []) if base is not None else []
+    return {bag['sha256'] for bag in bags if 'sha256' in bag}
+
+
+def _check_base(base: Dataset, spec: RobotSpec, kind: str) -> RobotSpec:
+    """The spec to convert by; raises UserError when its episodes don't belong in `base`."""
+    name = str(base.path)
+    if base.spec.fingerprint() != spec.fingerprint():
+        raise UserError(f'dataset {name!r} is of another robot: it has fingerprint '
+                        f'{base.spec.fingerprint()} and {spec.name!r} {spec.fingerprint()}; '
+                        'append with the robot spec that it was made with, or give another output')
+    if base.spec.state_names != spec.state_names:
+        raise UserError(f'dataset {name!r} has the state columns {list(base.spec.state_names)}, '
+                        f'but the robot spec {list(spec.state_names)}; append with the robot '
+                        'spec that it was made with, or give another output')
+    if storage_of(base) != kind:
+        raise UserError(f'dataset {name!r} has storage={storage_of(base)}, but storage={kind} is '
+                        f'asked for; give storage={storage_of(base)}, or another output')
+    camera = base.spec.camera
+    if spec.camera.source_width is None or spec.camera.source_height is None:
+        return spec.with_source(camera.source_width, camera.source_height)
+    return spec
+
+
+def _processes(workers: int, parts: list[BagRows], spec: RobotSpec) -> int:
+    if workers:
+        return workers
+    frames = sum(len(part.frames) for part in parts)
+    pixels = frames * (spec.camera.source_width or 1) * (spec.camera.source_height or 1)
+    return max(1, min(len(os.sched_getaffinity(0)), pixels // _WORTH_A_PROCESS))
+
+
+def _write(work: Work, gathered: _Gathered, output: Path, base: Dataset | None) -> None:
+    """The second pass, into a file that becomes `output`, or its last episodes."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    sweep(output)
+    partial = partial_path(output)
+    try:
+        with writing(output):
+            written = write_parts(work, partial)
+            gathered.failed += work.failed
+            if written is None:
+                raise _all_failed(gathered.failed)
+            if base is not None:
+                joined = partial.with_name(partial.name + '.joined')
+                join(joined, [base, Dataset.open(written)], keep_split=True)
+                written = joined
+            publish(written, output)
+    finally:
+        for left in output.parent.glob(f'{glob.escape(partial.name)}*'):
+            left.unlink(missing_ok=True)
+
+
+def _nothing_new(gathered: _Gathered, output: Path, base: Dataset | None) -> ConversionReport:
+    return ConversionReport(output, base.spec, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, (),
+                            tuple(gathered.failed), tuple(gathered.known))
+
+
+def _report(gathered: _Gathered, work: Work, output: Path) -> ConversionReport:
+    parts = work.parts
+    recordings = [part.recording for part in parts]
+    episodes = [e for part in parts for e in part.episodes]
+    return ConversionReport(
+        output, work.spec, sum(len(e.frames) for e in episodes), len(episodes),
+        sum(len(r.frames.log_ns) for r in recordings),
+        sum(len(r.commands.log_ns) for r in recordings),
+        sum(part.skipped for part in parts), sum(part.dropped_episodes for part in parts),
+        sum(part.dropped_frames for part in parts), sum(part.timeouts for part in parts),
+        sum(r.unstamped for r in recordings), sum(len(part.bad) for part in parts),
+        tuple(r.clock for r in recordings), tuple(gathered.failed), tuple(gathered.known),
+        sum(r.queued for r in recordings), sum(r.uncommanded for r in recordings))

@@ -8,6 +8,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from lewm_core.images import prepare, reduction
+from lewm_core.robot import Camera
 from lewm_core.types import UserError
 
 # bytes a pixel in a row, and the OpenCV conversion to RGB (None: it is RGB already)
@@ -31,6 +33,29 @@ _PACKED = {
 ENCODINGS = (*_PACKED, 'mono16')
 _JPEG = b'\xff\xd8\xff'
 _PNG = b'\x89PNG\r\n\x1a\n'
+_FLAGS = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
+          8: cv2.IMREAD_REDUCED_COLOR_8}
+
+
+def picture(msg: Any, camera: Camera) -> np.ndarray:
+    """What the model sees of a camera message: (height, width, 3) uint8 RGB.
+
+    The bag converter and the live nodes call this one function. A JPEG that is larger than the
+    model's picture is decoded at a reduced scale, then resized once. The result may share memory
+    with the message. Raises UserError when it can't be decoded or has another size than the spec
+    says.
+    """
+    if hasattr(msg, 'encoding'):
+        return prepare(_decode_raw(msg), camera)
+    scale = 1
+    size = _jpeg_size(msg.data)
+    if size is not None:
+        scale = reduction(*size, camera)
+        size = (size[1] // scale, size[0] // scale)
+    rgb = _decode_compressed(msg, scale)
+    if scale > 1 and rgb.shape[:2] != size:  # a decoder that knows no scales
+        rgb, scale = _decode_compressed(msg), 1
+    return prepare(rgb, camera, scale)
 
 
 def decode(msg: Any) -> np.ndarray:
@@ -90,7 +115,23 @@ def _rows(msg: Any, size: int) -> np.ndarray:
     return np.ascontiguousarray(view)
 
 
-def _decode_compressed(msg: Any) -> np.ndarray:
+def _jpeg_size(data: Any) -> tuple[int, int] | None:
+    """Width and height that a JPEG's frame header states (ITU T.81, B.2.2); None without one."""
+    data = memoryview(data).cast('B')
+    at = 2 if bytes(data[:3]) == _JPEG else len(data)
+    while at + 9 <= len(data) and data[at] == 0xff:
+        marker = data[at + 1]
+        if marker == 0xff:  # padding
+            at += 1
+        elif 0xc0 <= marker <= 0xcf and marker not in (0xc4, 0xc8, 0xcc):
+            return (int.from_bytes(data[at + 7:at + 9], 'big'),
+                    int.from_bytes(data[at + 5:at + 7], 'big'))
+        else:
+            at += 2 + int.from_bytes(data[at + 2:at + 4], 'big')
+    return None
+
+
+def _decode_compressed(msg: Any, scale: int = 1) -> np.ndarray:
     # By content: the format field is free text ('jpg', 'rgb8; jpeg compressed bgr8', '').
     data = bytes(msg.data)
     if data.startswith(_JPEG):
@@ -102,7 +143,7 @@ def _decode_compressed(msg: Any) -> np.ndarray:
         raise UserError(f'compressed image (format {msg.format!r}) begins with '
                         f'{data[:4].hex()!r}, which is neither JPEG nor PNG; publish it as one '
                         'of these or raw')
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    flags = _FLAGS[scale] | cv2.IMREAD_IGNORE_ORIENTATION
     bgr = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags) if whole else None
     if bgr is None:
         raise UserError(f'compressed image (format {msg.format!r}, {len(data)} bytes) is cut off '

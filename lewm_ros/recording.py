@@ -132,7 +132,9 @@ def read_times(bag: Bag, spec: RobotSpec) -> Recording:
               for s, stream in zip(spec.state, recording.states)}
     headed = {name: bag.has_header(kind) for name, (_, _, kind, _) in kinds.items()}
     headed.update({name: bag.has_header(s.type) for name, (_, s) in states.items()})
-    for topic, log_ns, raw in bag.messages([*kinds, *states]):
+    # No image is read for its stamp.
+    heads = [n for n, (*_, paths) in kinds.items() if not paths and n not in states]
+    for topic, log_ns, raw in bag.messages([*kinds, *states], heads):
         header_ns = bag.header_ns(raw) if headed[topic] else 0
         if topic in kinds:
             kind, stream, type, paths = kinds[topic]

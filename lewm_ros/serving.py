@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-from lewm_core.images import prepare
 from lewm_core.paths import load_robot
 from lewm_core.robot import Camera, RobotSpec
 from lewm_core.types import UserError
-from lewm_ros.decode import decode
+from lewm_ros import decode
 from lewm_ros.fields import check_fields, message_class
 
 # What `RobotSpec.fingerprint` leaves out: none of it changes a tensor.
@@ -91,7 +90,7 @@ def picture(message: Any, camera: Camera) -> np.ndarray:
 
     Raises UserError when it can't be decoded or has another size than the spec says.
     """
-    pixels = prepare(decode(message), camera)
+    pixels = decode.picture(message, camera)
     # The message's own memory is read-only, which PyTorch warns about.
     return pixels if pixels.flags.writeable else pixels.copy()
 

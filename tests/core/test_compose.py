@@ -17,6 +17,7 @@ NEEDED = {'train': ['dataset=d.h5'], 'convert': ['bags=b', 'robot=two_room', 'ou
           'evaluate': ['checkpoint=c', 'dataset=d.h5']}
 NEEDED |= {'import': ['weights=w', 'config=c', 'dataset=d.h5', 'output=o'],
            'export': ['checkpoint=c', 'output=o']}
+NEEDED |= {'merge': ['datasets=a,b', 'output=o.h5']}
 
 
 def refused(job, *overrides):

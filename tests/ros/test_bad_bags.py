@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 
+import numpy as np
 import pytest
 from bag_toys import (LOG, START, TICK, S, bag_image, command, drive, header, picture, twist,
                       with_latency, write_bag)
 
+from lewm_core.cli import main
+from lewm_core.data import Dataset
 from lewm_core.robot import RobotSpec
 from lewm_core.types import UserError
 from lewm_ros.bag_reader import find_bags, open_bag
@@ -94,10 +97,30 @@ def test_an_image_of_another_size_is_named_with_both_sizes_and_its_stamp(refused
 
 def test_a_damaged_image_is_named_with_its_stamp(refused, tmp_path):
     messages = drive(20)
-    image = next(m for t, _, m in messages if 'camera' in t)
-    image.data = image.data[:100]
+    for image in (m for t, _, m in messages if 'camera' in t):
+        image.data = image.data[:100]
     text = refused(write_bag(tmp_path / 'bag', messages))
     assert 'image at 1000.000000000 s' in text and '100 bytes' in text
+
+
+def test_a_damaged_image_ends_its_episode_and_is_counted(tmp_path, two_room):
+    """A single odd message used to refuse the whole recording."""
+    messages = drive(60)
+    images = [m for t, _, m in messages if 'camera' in t]
+    images[25].data = images[25].data[:100]
+    report = convert([write_bag(tmp_path / 'bag', messages)], two_room, tmp_path / 'data.h5')
+    assert (report.frames, report.episodes, report.unreadable) == (59, 2, 1)
+    dataset = Dataset.open(report.output)
+    assert dataset.ep_len.tolist() == [25, 34]
+    shown = [*range(25), *range(26, 60)]
+    for row, index in enumerate(shown):
+        np.testing.assert_array_equal(dataset.pixels[row], picture(index))
+    expected = np.array(shown, np.float32) / 1000
+    expected[[24, 58]] = np.nan
+    np.testing.assert_array_equal(dataset.action[:, 0], expected)
+    (bag,) = dataset.provenance['bags']
+    assert bag['unreadable'] == 1 and [e['frames'] for e in bag['episodes']] == [25, 34]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['bag', 'data.h5']
 
 
 def test_a_bag_without_messages_is_empty(refused, tmp_path):
@@ -185,7 +208,8 @@ def test_an_output_that_exists_is_kept_unless_overwrite_is_given(tmp_path, two_r
 def test_a_failing_overwrite_keeps_what_was_there(tmp_path, two_room):
     (tmp_path / 'data.h5').write_text('precious')
     messages = drive(20)
-    next(m for t, _, m in messages if 'camera' in t).encoding = '32FC1'
+    for image in (m for t, _, m in messages if 'camera' in t):
+        image.encoding = '32FC1'
     with pytest.raises(UserError, match='32FC1'):
         convert([write_bag(tmp_path / 'bag', messages)], two_room, tmp_path / 'data.h5',
                 overwrite=True)
@@ -203,10 +227,23 @@ def test_a_relative_topic_that_fits_two_namespaces_is_ambiguous(refused, tmp_pat
     assert "['/a/camera/image_raw', '/b/camera/image_raw']" in text
 
 
-def test_one_bad_bag_among_several_is_named(refused, tmp_path):
+def test_one_bad_bag_of_many_does_not_stop_the_rest(tmp_path, two_room, capsys):
     good = write_bag(tmp_path / 'good', drive(20))
     bad = write_bag(tmp_path / 'bad', drop('/cmd_vel'))
-    assert str(bad) in refused([good, bad])
+    report = convert([good, bad], two_room, tmp_path / 'data.h5')
+    assert report.frames == 20 and '1 bags failed' in report.summary()
+    ((path, reason),) = report.failed
+    assert path == bad and 'no commands' in reason
+    assert main(['convert', f'bags={good},{bad}', 'robot=two_room', f'output={tmp_path}/b.h5',
+                 'report=false']) == 1
+    assert '1 bags are not in the dataset' in (said := capsys.readouterr()).err
+    assert str(bad) in said.err and str(tmp_path / 'b.h5') in said.out
+
+
+def test_bags_that_are_all_bad_are_refused_with_each_reason(refused, tmp_path):
+    bags = [write_bag(tmp_path / 'a', drop('/cmd_vel')), write_bag(tmp_path / 'b', drop('/odom'))]
+    text = refused(bags)
+    assert 'none of the 2 bags' in text and all(str(bag) in text for bag in bags)
 
 
 def test_a_long_topic_list_is_cut(tmp_path):

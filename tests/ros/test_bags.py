@@ -24,6 +24,7 @@ from lewm_core.types import UserError
 from lewm_ros.bag_reader import open_bag
 from lewm_ros.bags import ConversionStopped, convert
 from lewm_ros.decode import decode
+from lewm_ros.decode import picture as decode_picture
 from lewm_ros.fields import get_action, message_class, stamp_ns
 from lewm_ros.recording import commanded_part
 from lewm_ros.steps import LiveClock, StepBuilder
@@ -207,22 +208,15 @@ convert([{str(bag)!r}], spec, {str(tmp_path / 'data.h5')!r},
 def test_a_signal_ends_lewm_convert_and_leaves_nothing(tmp_path, capsys, monkeypatch, number):
     bag = write_bag(tmp_path / 'bag', drive(40))
 
-    def decode_once(message):
+    def seen_once(message, camera):
         signal.raise_signal(number)
-        return decode(message)
+        return decode_picture(message, camera)
 
-    monkeypatch.setattr('lewm_ros.bags.decode', decode_once)
+    monkeypatch.setattr('lewm_ros.pixel_pass.picture', seen_once)
     assert main(['convert', f'bags={bag}', 'robot=two_room',
                  f'output={tmp_path / "data.h5"}']) == 130
     assert 'nothing was written' in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ['bag']
-
-
-def test_a_long_episode_waits_in_a_file_without_name(tmp_path, two_room, monkeypatch):
-    monkeypatch.setattr('lewm_ros.bags._IN_MEMORY', 1000)
-    _, data = converted(tmp_path, drive(40), two_room)
-    np.testing.assert_array_equal(data['pixels'][39], picture(39))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['bag', 'data.h5']
 
 
 def untidy_drive(rng):

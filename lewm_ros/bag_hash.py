@@ -1,0 +1,62 @@
+"""What a recording is known by, whatever its name and wherever it lies."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+# Up to this size all bytes count. Hashing all of a large raw recording would take half as long
+# as resizing its images (0.51 ms beside 1.28 ms a 640x480 image, measured).
+_WHOLE = 64 << 20
+_ENDS = 8 << 20
+_STEP, _SAMPLE = 1 << 20, 4096
+_KINDS = ('.mcap', '.db3', '.bag', '.zstd')
+
+
+@dataclass(frozen=True)
+class BagHash:
+    """`sha256` over `hashed` of the `bytes` of a recording's files; plain SHA-256 when equal."""
+
+    sha256: str
+    bytes: int
+    hashed: int
+
+
+def bag_hash(path: Path) -> BagHash:
+    """The hash of the recording at `path`: its file, or all storage files of its directory.
+
+    metadata.yaml does not count, so a directory and the one file in it are the same recording.
+    Of a file above 64 MiB count its size, its first and last 8 MiB (an mcap's end holds the stamp
+    and place of every message) and 4 KiB of each MiB between.
+    """
+    files = sorted(p for p in path.iterdir() if p.suffix in _KINDS) if path.is_dir() else [path]
+    digest, total, hashed = hashlib.sha256(), 0, 0
+    for file in files:
+        size = file.stat().st_size
+        total += size
+        with file.open('rb') as f:
+            hashed += _whole(f, digest) if size <= _WHOLE else _sampled(f, size, digest)
+    return BagHash(digest.hexdigest(), total, hashed)
+
+
+def _whole(file: BinaryIO, digest: hashlib._Hash) -> int:
+    count = 0
+    while data := file.read(1 << 20):
+        digest.update(data)
+        count += len(data)
+    return count
+
+
+def _sampled(file: BinaryIO, size: int, digest: hashlib._Hash) -> int:
+    digest.update(str(size).encode())
+    count = 0
+    spans = [(0, _ENDS), *((at, _SAMPLE) for at in range(_ENDS, size - _ENDS, _STEP)),
+             (size - _ENDS, _ENDS)]
+    for at, length in spans:
+        file.seek(at)
+        data = file.read(length)
+        digest.update(data)
+        count += len(data)
+    return count

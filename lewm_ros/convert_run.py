@@ -1,0 +1,48 @@
+"""`lewm convert` and `lewm merge` on a terminal: progress, what failed, the report, exit codes."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from lewm_core.dataset_report import write_dataset_report
+from lewm_core.merge import merge
+from lewm_core.paths import load_robot
+from lewm_core.terminal import EXIT_ERROR, EXIT_INTERRUPTED, Bar, interrupts
+from lewm_ros.bags import ConversionReport, ConversionStopped, convert
+
+
+def run(job: Any, overrides: list[str]) -> int:
+    """The exit code of `lewm convert`: 1 when a bag failed, though the others are converted."""
+    bar = Bar('converting')
+    with interrupts() as stopped:
+        try:
+            report = convert(job.bags, load_robot(job.robot), job.output, job.data, job.overwrite,
+                             bar, should_stop=lambda: bool(stopped), workers=job.workers,
+                             storage=job.storage, quality=job.jpeg_quality, append=job.append)
+        except ConversionStopped:
+            print('stopped; nothing was written', file=sys.stderr)
+            return EXIT_INTERRUPTED
+        finally:
+            bar.close()
+    if job.report:
+        write_dataset_report(job.output, [(str(p), why) for p, why in report.failed])
+    print(job.output)
+    print(table(report), file=sys.stderr, end='')
+    return EXIT_ERROR if report.failed else 0
+
+
+def table(report: ConversionReport) -> str:
+    """A line for each bag that failed, with the reason; empty when none did."""
+    if not report.failed:
+        return ''
+    width = max(len(str(path)) for path, _ in report.failed)
+    return f'{len(report.failed)} bags are not in the dataset:\n' + ''.join(
+        f'  {str(path):<{width}}  {reason}\n' for path, reason in report.failed)
+
+
+def run_merge(job: Any, overrides: list[str]) -> int:
+    """The exit code of `lewm merge`."""
+    summary = merge(job.datasets, job.output, job.overwrite)
+    print(f'{job.output}: {summary.frames} frames in {summary.episodes} episodes')
+    return 0
