@@ -72,10 +72,11 @@ class Bag:
                 yield topic, log_ns, raw
 
     def pick(self, name: str, wanted: Sequence[int]) -> Iterator[bytes | memoryview]:
-        """Yields the raw messages with the rising indices `wanted` among those of topic `name`.
+        """Yields the raw messages with the indices `wanted` among those of topic `name`.
 
-        The order is that of `messages([name])`; what is between them is not read. A raw message
-        holds until the next is asked for. Raises UserError where the file is damaged.
+        They are counted as in `messages([name])`, and read fastest where they rise; what is
+        between them is not read. A raw message holds until the next is asked for. Raises
+        UserError where the file is damaged.
         """
         table = self._table([name])
         rows = np.asarray(wanted, dtype=np.int64)

@@ -16,6 +16,9 @@ from lewm_ros.bag_part import Channel
 
 _IDL = '=' * 80 + '\n'
 _DISTRIBUTIONS = {s.value.split('_')[-1]: s for s in Stores if s.value.startswith('ros')}
+# What the project itself takes apart.
+_FIXED = {'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage', 'std_msgs/msg/Header',
+          'builtin_interfaces/msg/Time'}
 
 
 class Types:
@@ -48,6 +51,9 @@ class Types:
         own: dict[str, Any] = {}
         for key in {(c.type, c.schema, c.definition): None for c in channels if c.definition}:
             own.update(_parse(*key))
+        for name in _FIXED & own.keys():
+            if own[name][1] != self.store.fielddefs[name][1]:
+                del own[name]  # never changed by any ROS, so the definition is damaged
         for name in own:
             self.store.fielddefs.pop(name, None)
             self.store.types.pop(name, None)
