@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -24,7 +27,12 @@ class SqliteFile:
     def __init__(self, path: Path) -> None:
         self.losses: list[Loss] = []
         self.channels: dict[int, Channel] = {}
-        missing = _missing_bytes(path)
+        missing, page = _missing_bytes(path)
+        self._copy = None
+        if missing and path.stat().st_size % page:
+            # SQLite takes what a page lacks for zeros, and a message for whole.
+            self._copy = _whole_pages(path, page)
+            path = Path(self._copy.name)
         self._open = _connect(path)
         try:
             self._read_topics()
@@ -42,6 +50,8 @@ class SqliteFile:
     def close(self) -> None:
         """Nothing; the file is closed."""
         self._open.close()
+        if self._copy is not None:
+            self._copy.close()
 
     def heads(self, entries: Entries, most: np.ndarray) -> Iterator[bytes | memoryview]:
         """Yields of each message the first `most` (n,) bytes at least; all of it where -1."""
@@ -151,14 +161,29 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _missing_bytes(path: Path) -> int:
-    """By how much the file is shorter than its header says (sqlite.org/fileformat2.html)."""
+def _missing_bytes(path: Path) -> tuple[int, int]:
+    """By how much the file is shorter than its header says, and the size of its pages.
+
+    Source: sqlite.org/fileformat2.html.
+    """
     with path.open('rb') as file:
         head = file.read(100)
         size = os.fstat(file.fileno()).st_size
     if len(head) < 100:
         raise Damage('it ends within its first 100 bytes')
     page = int.from_bytes(head[16:18], 'big')
+    page = 65536 if page == 1 else max(page, 512)
     pages = int.from_bytes(head[28:32], 'big')
     counted = head[24:28] == head[92:96]  # else an old SQLite wrote it, without a size
-    return max(pages * (65536 if page == 1 else page) - size, 0) if counted else 0
+    return max(pages * page - size, 0) if counted else 0, page
+
+
+def _whole_pages(path: Path, page: int) -> IO[bytes]:
+    """A temporary copy of the file without the page that is there in part."""
+    size = path.stat().st_size // page * page
+    copy = tempfile.NamedTemporaryFile(prefix='lewm_bag_', suffix='.db3')
+    with path.open('rb') as whole:
+        shutil.copyfileobj(whole, copy)
+    copy.truncate(size)
+    copy.flush()
+    return copy
