@@ -26,6 +26,7 @@ _JOBS = {
     'evaluate': 'the figures of a checkpoint on held-out episodes',
     'import': 'a checkpoint of the reference library to one of ours',
     'export': 'one of our checkpoints to the files of the reference library',
+    'tune_lambda': 'the weight of SIGReg that suits a dataset, by short trainings',
 }
 # What runs a job that is not in this file: MODULE:FUNCTION, given the job and its overrides.
 _RUNNERS: dict[str, str] = {
@@ -33,9 +34,13 @@ _RUNNERS: dict[str, str] = {
     'export': 'lewm_core.interchange:run_export',
     'convert': 'lewm_ros.convert_run:run',
     'merge': 'lewm_ros.convert_run:run_merge',
+    'tune_lambda': 'lewm_core.tune_lambda:run_tune_lambda',
+    'bench_objectives': 'lewm_core.bench.objectives:run_objectives',
 }
 # `lewm bench NAME` is the job bench_NAME.
-_BENCHES: dict[str, str] = {}
+_BENCHES: dict[str, str] = {
+    'objectives': "LeWM's loss beside PLDM's, tuned with equal effort",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--version', action='version', version=f'lewm {__version__}')
     commands = parser.add_subparsers(dest='command', metavar='COMMAND')
     for job, text in _JOBS.items():
-        _add_job(commands, job, job, text)
+        _add_job(commands, job.replace('_', '-'), job, text)
     bench = commands.add_parser('bench', help='speed and memory, ours beside a reference',
                                 description='Speed and memory, ours beside a reference, measured '
                                 'alternately in one run.')
@@ -145,13 +150,15 @@ def _train(job: Any, overrides: list[str]) -> int:
     from lewm_core.compose import compose
     from lewm_core.data import Dataset
     from lewm_core.paths import load_robot
+    from lewm_core.progress import Spoken
     from lewm_core.train import train
     dataset = Dataset.open(job.dataset, load_robot(job.robot) if job.robot else None)
     job = compose('train', overrides, dataset.spec)  # the model that suits the camera
-    bar = Bar('training')
+    bar, said = Bar('training'), Spoken()
 
     def show(progress: Any) -> None:
         bar(progress.step, progress.steps, f'loss {progress.loss:.4f}')
+        said(progress)
 
     with interrupts() as interrupted:
         path = train(dataset, job.model, job.data, job.train, job.output, planner=job.planner,

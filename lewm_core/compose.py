@@ -34,6 +34,8 @@ _LOCK = threading.Lock()  # Hydra keeps one global state a process
 _OVERRIDE = re.compile(r'^([A-Za-z_][\w.]*)=(.*)$', re.DOTALL)
 _KINDS = {int: 'a whole number', float: 'a number', bool: 'true or false', str: 'a text',
           Path: 'a path'}
+# Keys so often given that they need no group.
+_SHORT = {'loss': 'train.loss', 'logger': 'train.logger'}
 
 
 class OverrideError(UserError):
@@ -76,6 +78,8 @@ def _split(text: str, known: dict[str, Option], names: dict[str, list[str]]) -> 
         raise OverrideError(f'{text!r} is not understood; overrides are written key=value, such '
                             f'as {_example(known)}')
     key, value = match.groups()
+    if key not in known and key not in names:
+        key = _SHORT.get(key, key)
     if key in names:
         if value not in names[key]:
             raise OverrideError(f'{key}={value!r} is not known; choose one of {names[key]}, or '

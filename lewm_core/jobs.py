@@ -137,7 +137,46 @@ class ExportJob:
     overwrite: bool = _option('replace an output that exists', False)
 
 
+@dataclass(frozen=True)
+class TuneLambdaJob:
+    """The weight of SIGReg, found by short trainings."""
+
+    dataset: Path = _option('the dataset, as convert writes it')
+    output: Path = _option('the folder of the trials and tune_lambda.json and .html',
+                           Path('runs/tune_lambda'))
+    overwrite: bool = _option('replace an output that exists', False)
+    low: float = _option('smallest λ', 0.005, 1e-6, 100.0)
+    high: float = _option('greatest λ', 2.0, 1e-6, 100.0)
+    trials: int = _option('short trainings', 6, 1, 100)
+    share: float = _option('length of a trial, as a share of train.steps', 0.25, 1e-4, 1.0)
+    model: ModelConfig = _group(ModelConfig)
+    data: DataConfig = _group(DataConfig)
+    train: TrainConfig = _group(TrainConfig)
+    planner: PlannerConfig = _group(PlannerConfig)
+    surprise: SurpriseConfig = _group(SurpriseConfig)
+
+
+@dataclass(frozen=True)
+class BenchObjectivesJob:
+    """LeWM's loss beside PLDM's on one dataset of a simulated world."""
+
+    dataset: Path = _option('a dataset of two_room or push, as convert writes it')
+    output: Path = _option('the JSON file; the trainings lie in the folder of its name',
+                           Path('runs/bench/objectives.json'))
+    overwrite: bool = _option('train again what is there', False)
+    seeds: int = _option('whole trainings of each', 3, 1, 100)
+    share: float = _option('length of a tuning run, as a share of train.steps', 0.5, 1e-4, 1.0)
+    goals: int = _option('goals to drive to', 50, 1, 10**5)
+    teleports: int = _option('teleports to detect', 100, 1, 10**5)
+    model: ModelConfig = _group(ModelConfig)
+    data: DataConfig = _group(DataConfig)
+    train: TrainConfig = _group(TrainConfig)
+    planner: PlannerConfig = _group(PlannerConfig)
+    surprise: SurpriseConfig = _group(SurpriseConfig)
+
+
 JOBS: dict[str, type] = {'convert': ConvertJob, 'train': TrainJob, 'train_from_bags': BagsJob,
                          'evaluate': EvaluateJob, 'demo': DemoJob}
 JOBS |= {'import': ImportJob, 'export': ExportJob}
 JOBS |= {'merge': MergeJob}
+JOBS |= {'tune_lambda': TuneLambdaJob, 'bench_objectives': BenchObjectivesJob}

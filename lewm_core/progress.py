@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
+import sys
+import time
 from dataclasses import dataclass
 
 import numpy as np
 
+from lewm_core import distributed
 from lewm_core.config import TrainConfig
 from lewm_core.data import Dataset
 from lewm_core.monitor import LatentStatistics
@@ -51,6 +55,22 @@ class Progress:
                 f'{self.latent_std_min:.2f}, rank {self.effective_rank:.1f}; '
                 f'{self.steps_per_s:.2g} steps/s ({self.windows_per_s:.0f} windows/s), '
                 f'{self.seconds_left:.0f} s left')
+
+
+class Spoken:
+    """Logs progress in words every few seconds, where no terminal shows a bar."""
+
+    def __init__(self, every_s: float = 10.0) -> None:
+        self._every_s, self._said = every_s, -math.inf
+        self._wanted = distributed.leader() and not sys.stderr.isatty()
+
+    def __call__(self, progress: Progress) -> None:
+        """Nothing; says where training is, if it is time to, or at its end."""
+        now = time.monotonic()
+        due = now - self._said >= self._every_s or progress.step == progress.steps
+        if self._wanted and due:
+            self._said = now
+            log.info('%s', progress)
 
 
 class CollapseWatch:

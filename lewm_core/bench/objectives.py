@@ -1,0 +1,170 @@
+"""`lewm bench objectives`: LeWM's loss beside PLDM's, on one dataset, tuned with equal effort."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lewm_core.agent import Agent
+from lewm_core.bench.common import write_result
+from lewm_core.checkpoint import Checkpoint, load_checkpoint, read_metadata
+from lewm_core.compose import compose
+from lewm_core.config import ModelConfig, TrainConfig
+from lewm_core.data import Dataset
+from lewm_core.envs import WORLDS, make_world
+from lewm_core.jobs import BenchObjectivesJob
+from lewm_core.skill import open_loop_skill
+from lewm_core.surprise import SurpriseMonitor
+from lewm_core.train import train
+from lewm_core.types import Frame, UserError
+
+log = logging.getLogger(__name__)
+
+OBJECTIVES = ('lewm', 'pldm')
+# The same for both: what keeps the latents apart, times each of these.
+FACTORS = (1 / 3, 1.0, 3.0)
+_TRIAL_TICKS = 60  # as in the demo
+_ORDINARY_BLOCKS = 8
+_EVALUATION_SEED = 10_000  # tasks and teleports that no explorer's seed drew
+
+
+def run_objectives(job: BenchObjectivesJob, overrides: list[str]) -> int:
+    """The exit code: 0; writes the table to `output`. Finished trainings are not repeated.
+
+    For each objective its anti-collapse weights are multiplied by each of FACTORS, trained with
+    seed 0 for `share` of the steps, and the factor of the greatest open-loop skill on validation
+    episodes is kept; then `seeds` whole trainings are measured on test episodes and in the world.
+    """
+    dataset = Dataset.open(job.dataset)
+    job = compose('bench_objectives', overrides, dataset.spec)
+    if dataset.spec.name not in WORLDS:
+        raise UserError(f'the dataset is of robot {dataset.spec.name!r}, but goals are driven to '
+                        f'in a simulated world: give one of {sorted(WORLDS)}')
+    found: dict[str, Any] = {}
+    for name in OBJECTIVES:
+        skills = {factor: _tuned(job, dataset, name, factor) for factor in FACTORS}
+        best = max(skills, key=lambda f: -1e9 if skills[f] is None else skills[f])
+        rows = [_measured(job, dataset, name, best, seed) for seed in range(job.seeds)]
+        found[name] = {'tuning': [{'factor': f, 'val_skill': s} for f, s in skills.items()],
+                       'factor': best, 'seeds': rows, 'mean': _over(rows, np.mean),
+                       'std': _over(rows, np.std)}
+        _say(name, found[name])
+    write_result(job.output, {
+        'dataset': str(job.dataset), 'steps': job.train.steps, 'goals': job.goals,
+        'tuning_steps': round(job.share * job.train.steps), 'objectives': found})
+    print(job.output)
+    return 0
+
+
+def weighted(name: str, factor: float, model: ModelConfig, config: TrainConfig
+             ) -> tuple[ModelConfig, TrainConfig]:
+    """The settings of objective `name` with its anti-collapse weights times `factor`."""
+    if name == 'lewm':
+        return (dataclasses.replace(model, sigreg_weight=factor * model.sigreg_weight),
+                dataclasses.replace(config, loss=name))
+    scaled = {key: factor * getattr(config, key)
+              for key in ('pldm_variance', 'pldm_covariance', 'pldm_inverse')}
+    return model, dataclasses.replace(config, loss=name, **scaled)
+
+
+def _trained(job: BenchObjectivesJob, dataset: Dataset, name: str, factor: float, seed: int,
+             steps: int) -> Path:
+    """The checkpoint of one training; the one that is there already where it is finished."""
+    config = dataclasses.replace(job.train, steps=steps, seed=seed, stop_on_collapse=False,
+                                 validate_every=max(1, steps // 4))
+    model, config = weighted(name, factor, job.model, config)
+    folder = job.output.with_suffix('') / f'{name}_x{factor:.2g}_seed{seed}_steps{steps}'
+    path = folder / 'model.safetensors'
+    if job.overwrite or not (path.exists() and read_metadata(path)['metrics']['finished']):
+        log.info('training %s', folder)
+        train(dataset, model, job.data, config, folder, planner=job.planner,
+              surprise=job.surprise, overwrite=job.overwrite)
+    return path
+
+
+def _tuned(job: BenchObjectivesJob, dataset: Dataset, name: str, factor: float) -> float | None:
+    steps = max(1, round(job.share * job.train.steps))
+    path = _trained(job, dataset, name, factor, 0, steps)
+    return read_metadata(path)['metrics'].get('kept_skill')
+
+
+def _measured(job: BenchObjectivesJob, dataset: Dataset, name: str, factor: float, seed: int
+              ) -> dict[str, float | None]:
+    """The figures of one whole training."""
+    checkpoint = load_checkpoint(_trained(job, dataset, name, factor, seed, job.train.steps))
+    figures = checkpoint.metrics['evaluation']
+    skill = open_loop_skill(checkpoint.model, dataset.with_split(checkpoint.data), 'test',
+                            job.planner.horizon)
+    return {'probe_r2_min': figures['probe_r2_min'], 'std_min': figures['latent']['std_min'],
+            'effective_rank': figures['latent']['effective_rank'],
+            'skill': None if skill is None else skill.skill,
+            'teleport_auroc': teleport_auroc(checkpoint, job.teleports),
+            'goals_reached': goals_reached(checkpoint, job.goals), 'seed': seed}
+
+
+def goals_reached(checkpoint: Checkpoint, goals: int, ticks: int = _TRIAL_TICKS) -> float:
+    """The share in [0, 1] of `goals` tasks of the robot's world reached within `ticks`."""
+    spec = checkpoint.spec
+    world, agent = make_world(spec.name, spec.camera.width), Agent(checkpoint)
+    rng, reached = np.random.default_rng(_EVALUATION_SEED), 0
+    world.reset(seed=_EVALUATION_SEED)
+    for _ in range(goals):
+        task = world.sample_task(rng)
+        world.reset_to(task)
+        agent.reset()
+        agent.set_goal(world.goal_image(task))
+        for tick in range(ticks):
+            if world.reached(task.goal):
+                reached += 1
+                break
+            world.step(agent.act(Frame(round(tick * spec.tick_s * 1e9), world.render())).values)
+    return reached / max(goals, 1)
+
+
+def teleport_auroc(checkpoint: Checkpoint, teleports: int) -> float | None:
+    """The AUROC of the block in which the robot is teleported against the ordinary ones before.
+
+    `teleports` drives of the world's own explorer, one teleport each, at least six radii far.
+    """
+    spec, monitor = checkpoint.spec, SurpriseMonitor(checkpoint)
+    world, skip = make_world(spec.name, spec.camera.width), checkpoint.model.config.frameskip
+    rng = np.random.default_rng(_EVALUATION_SEED)
+    ordinary, moved = [], []
+    for drive in range(teleports):
+        pixels, _ = world.reset(seed=_EVALUATION_SEED + drive)
+        explore, action = world.explorer(rng), None
+        monitor.reset()
+        for tick in range((_ORDINARY_BLOCKS + 1) * skip + 1):
+            score = monitor.update(Frame(round(tick * spec.tick_s * 1e9), pixels), action)
+            if score is not None:
+                last = tick == (_ORDINARY_BLOCKS + 1) * skip
+                (moved if last else ordinary).append(score.score)
+            action = explore(world.state())
+            pixels = world.step(action)[0]
+            if tick == _ORDINARY_BLOCKS * skip + skip // 2:
+                world.teleport(rng)
+                pixels = world.render()
+    return auroc(np.array(ordinary), np.array(moved)) if moved else None
+
+
+def auroc(ordinary: np.ndarray, strange: np.ndarray) -> float:
+    """The chance that one of `strange` is above one of `ordinary`; ties count half."""
+    order = np.sort(ordinary)
+    below = np.searchsorted(order, strange, 'left') + np.searchsorted(order, strange, 'right')
+    return float(below.mean() / (2 * len(order)))
+
+
+def _over(rows: list[dict[str, float | None]], take: Any) -> dict[str, float]:
+    names = [name for name in rows[0] if name != 'seed'] if rows else []
+    return {name: float(take([row[name] for row in rows])) for name in names
+            if all(row[name] is not None for row in rows)}
+
+
+def _say(name: str, found: dict[str, Any]) -> None:
+    figures = ', '.join(f'{key} {value:.3f} ± {found["std"][key]:.3f}'
+                        for key, value in found['mean'].items())
+    print(f'{name} (weights x {found["factor"]:.2g}): {figures}', flush=True)
