@@ -18,6 +18,7 @@ NEEDED = {'train': ['dataset=d.h5'], 'convert': ['bags=b', 'robot=two_room', 'ou
 NEEDED |= {'import': ['weights=w', 'config=c', 'dataset=d.h5', 'output=o'],
            'export': ['checkpoint=c', 'output=o']}
 NEEDED |= {'merge': ['datasets=a,b', 'output=o.h5']}
+NEEDED |= {job: ['dataset=d.h5'] for job in ('tune_lambda', 'bench_objectives')}
 
 
 def refused(job, *overrides):
