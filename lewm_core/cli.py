@@ -81,6 +81,10 @@ def _parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser('inspect', help='what a bag, a dataset or a checkpoint holds',
                                   description='What a bag, a dataset or a checkpoint holds.')
     inspect.add_argument('path', metavar='PATH', type=Path)
+    inspect.add_argument('--spec', action='store_true', help='of a bag: print a robot spec that '
+                         'fits it, as YAML; what is odd in the bag goes to stderr')
+    inspect.add_argument('--latency', action='store_true', help='of a bag: estimate how long a '
+                         'command takes to move the picture; with --spec, fill it in')
     inspect.set_defaults(run=_inspect)
     return parser
 
@@ -213,11 +217,21 @@ def _inspect(options: argparse.Namespace) -> int:
         from lewm_core.inspect import inspect_checkpoint
         print(inspect_checkpoint(path))
     elif path.is_dir() or start.startswith((b'\x89MCAP', b'SQLite', b'#ROSBAG')):
-        print(_ros('inspect_bag').inspect_bag(path))
+        _inspect_bag(path, options.spec, options.latency)
     else:
         raise UserError(f'{str(path)!r} is neither a bag (mcap, sqlite3, ROS 1), nor a dataset '
                         '(HDF5), nor a checkpoint (safetensors); give one of these')
     return 0
+
+
+def _inspect_bag(path: Path, spec: bool, latency: bool) -> None:
+    if not spec:
+        print(_ros('inspect_bag').inspect_bag(path, latency))
+        return
+    text, warnings = _ros('inspect_bag').suggest_spec(path, latency)
+    for warning in warnings:
+        print(f'warning: {warning}', file=sys.stderr)
+    print(text, end='')
 
 
 def _ros(module: str) -> Any:

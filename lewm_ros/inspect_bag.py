@@ -1,77 +1,201 @@
-"""What a bag holds, in a table: for `lewm inspect`."""
+"""What a bag holds, what is odd in it, and a robot spec that fits it: for `lewm inspect`."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from lewm_core.types import UserError
-from lewm_ros.bag_reader import Bag, Topic, find_bags, open_bag
-from lewm_ros.decode import decode
+from lewm_ros.bag_reader import Bag, find_bags, open_bag
+from lewm_ros.bag_statistics import IMAGES, Timing, TopicStatistics, read_statistics
+from lewm_ros.bag_warnings import between, of_clocks, of_topic
+from lewm_ros.clocks import RULE, choose_clock
+from lewm_ros.latency import Latency, estimate_latency
+from lewm_ros.picture_motion import Motion, look
+from lewm_ros.suggest_spec import Chosen, choose, suggest, tick_rate
 
-_IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
+_LOOK_AT, _LATENCY_FRAMES = 600, 6000
+_YEAR_S = 365.25 * 86400
 
 
-def inspect_bag(path: str | Path) -> str:
-    """A table of the bag at `path`: a line per topic with its type, count, rate and stamps.
+@dataclass(frozen=True)
+class Inspection:
+    """What was found in one bag. `table` and `warnings` are for people.
 
-    A rate is the median one of successive header stamps, or of log times for a type without
-    header; 'gap' is the longest interval. Images show size and encoding of the first. Raises
-    UserError when it is no readable bag.
+    `chosen` are the likely camera and commands, compared by `clock` for `reason`; None, and the
+    sentence `why_not`, when the bag lacks one of them. `latency` is None when nothing can be said.
     """
-    tables = []
-    for bag_path in find_bags([path]):
-        with open_bag(bag_path) as bag:
-            tables.append(_table(bag))
-    return '\n\n'.join(tables)
+
+    path: Path
+    table: str
+    warnings: tuple[str, ...]
+    topics: dict[str, TopicStatistics]
+    chosen: Chosen | None
+    why_not: str
+    clock: str
+    reason: str
+    latency: Latency | None
+
+    def spec(self, latency: bool = False) -> str:
+        """The YAML of a fitting robot spec, with the latency if asked; raises UserError."""
+        if self.chosen is None:
+            raise UserError(self.why_not)
+        return suggest(self.topics, self.chosen, self.path, self.clock,
+                       self.latency if latency else None)
+
+    def text(self, latency: bool = False) -> str:
+        """All that there is to say, the estimated latency if asked."""
+        lines = [self.table]
+        if self.chosen is not None:
+            lines.append(f'clock: {self.clock}: {self.reason} (rule: {RULE})')
+        else:
+            lines.append(f'spec: none: {self.why_not}')
+        if latency:
+            lines.append(f'latency: {self._latency()}')
+        return '\n'.join([*lines, *(f'warning: {w}' for w in self.warnings)])
+
+    def _latency(self) -> str:
+        if self.chosen is None:
+            return f'not estimated: {self.why_not}'
+        found = self.latency
+        if found is None:
+            return 'not estimated: fewer than 100 pairs of frames have commands about them'
+        rate, _ = tick_rate(self.chosen.camera, self.chosen.action, self.clock)
+        trust = 'confident' if found.confident(1 / rate) else (
+            'not confident: the picture follows the commands no more than by chance'
+            if not found.related else 'not confident: known to no better than a tick')
+        return (f'{found.seconds:.3f} s from the stamp of a command on '
+                f'{self.chosen.action.topic.name} to motion on {self.chosen.camera.topic.name} '
+                f'(95 % interval {found.low:.3f} to {found.high:.3f} s, {found.pairs} pairs of '
+                f'frames, strength {found.strength:.2f}, by chance {found.chance:.2f}): {trust}')
 
 
-def _table(bag: Bag) -> str:
-    total = sum(t.count for t in bag.topics)
-    seconds = (bag.end_ns - bag.start_ns) / 1e9
-    lines = [f'{bag.path}: {total} messages, {seconds:.1f} s of log time']
-    stamps = _stamps(bag)
-    rows = [('topic', 'type', 'messages', 'rate', 'gap', 'by', 'first')]
-    for topic in bag.topics:
-        rows.append((topic.name, topic.type, str(topic.count),
-                     *_rate(stamps.get(topic.name, ([], []))), _first(bag, topic)))
+def inspect_bag(path: str | Path, latency: bool = False) -> str:
+    """The tables of the bags at `path`, with what is odd in each; raises UserError.
+
+    A line per topic with its type, number of messages, rate, jitter (95 % of the intervals are
+    off by no more), gaps (intervals above three usual ones) and the longest, by header stamps
+    where the topic fills them in; how long after its header stamp a message was received; the
+    number of connections; the sizes and encodings of pictures. With `latency`, how long a
+    command takes to move the picture.
+    """
+    return '\n\n'.join(inspect_one(p, latency).text(latency) for p in find_bags([path]))
+
+
+def suggest_spec(path: str | Path, latency: bool = False) -> tuple[str, tuple[str, ...]]:
+    """The YAML of a robot spec that fits the bag at `path`, and what is odd in that bag.
+
+    Of several bags the one with the most messages is taken. Raises UserError where there is no
+    camera, or nothing that looks like commands.
+    """
+    paths = find_bags([path])
+    if len(paths) > 1:
+        paths.sort(key=_messages, reverse=True)
+    found = inspect_one(paths[0], latency)
+    return found.spec(latency), found.warnings
+
+
+def _messages(path: Path) -> int:
+    with open_bag(path) as bag:
+        return sum(t.count for t in bag.topics)
+
+
+def inspect_one(path: Path, latency: bool = False) -> Inspection:
+    """The inspection of one bag: a pass for the stamps, one for (some of) the pictures."""
+    with open_bag(path) as bag:
+        topics = read_statistics(bag)
+        chosen, why_not = None, ''
+        try:
+            chosen = choose(topics, f'bag {str(bag.path)!r}')
+        except UserError as error:
+            why_not = str(error)
+        motions = _motions(bag, topics, chosen, _LATENCY_FRAMES if latency else _LOOK_AT)
+    warnings = [w for t in topics.values() for w in of_topic(t, motions.get(t.topic.name))]
+    warnings += of_clocks(topics)
+    clock, reason, estimate = 'header', '', None
+    if chosen is not None:
+        clock, reason = choose_clock(chosen.camera.stamps, chosen.action.stamps, 'commands')
+        estimate = _estimate(chosen, motions.get(chosen.camera.topic.name), clock)
+        warnings += between(chosen, clock, reason, estimate)
+    return Inspection(path, _table(path, topics), tuple(warnings), topics, chosen, why_not, clock,
+                      reason, estimate)
+
+
+def _motions(bag: Bag, topics: dict[str, TopicStatistics], chosen: Chosen | None, most: int
+             ) -> dict[str, Motion]:
+    """The motion on each camera topic; only the chosen camera is looked at thoroughly."""
+    found = {}
+    for name, topic in topics.items():
+        if topic.topic.type in IMAGES and topic.kinds:
+            first = chosen is not None and topic is chosen.camera
+            found[name] = look(bag, name, topic.topic.type, len(topic.log),
+                               most if first else _LOOK_AT // 10)
+    return found
+
+
+def _estimate(chosen: Chosen, motion: Motion | None, clock: str) -> Latency | None:
+    """The latency in the longest stretch in which no clock goes back."""
+    if motion is None:
+        return None
+    frames, commands = _stamps(chosen.camera, clock), _stamps(chosen.action, clock)
+    cuts = sorted(_cuts(chosen.camera, frames) + _cuts(chosen.action, commands))
+    span = [np.searchsorted(cuts, t.stamps.log, side='right')
+            for t in (chosen.camera, chosen.action)]
+    part = np.bincount(span[0][motion.second]).argmax() if len(motion.second) else 0
+    pairs = ((span[0][motion.first] == part) & (span[0][motion.second] == part)
+             & (frames[motion.first] != 0) & (frames[motion.second] != 0))
+    told = (span[1] == part) & (commands != 0)
+    values = chosen.action.numbers()[:, list(chosen.fields)]
+    told &= np.isfinite(values).all(axis=1)
+    order = np.argsort(commands[told], kind='stable')
+    return estimate_latency(frames[motion.first][pairs], frames[motion.second][pairs],
+                            motion.features[pairs], commands[told][order], values[told][order])
+
+
+def _stamps(topic: TopicStatistics, clock: str) -> np.ndarray:
+    """The stamps (n,) of all messages, those not filled in 0."""
+    stamps = topic.stamps
+    return stamps.header if clock == 'header' else stamps.log
+
+
+def _cuts(topic: TopicStatistics, stamps: np.ndarray) -> list[int]:
+    """The log times at which the topic's clock went back by more than half a second."""
+    log = topic.stamps.log[stamps != 0]
+    back = np.diff(stamps[stamps != 0]) < -500_000_000
+    return log[1:][back].tolist()
+
+
+def _table(path: Path, topics: dict[str, TopicStatistics]) -> str:
+    logs = [t.stamps.log for t in topics.values() if len(t.log)]
+    seconds = (max(s.max() for s in logs) - min(s.min() for s in logs)) / 1e9 if logs else 0.0
+    total = sum(len(t.log) for t in topics.values())
+    lines = [f'{path}: {total} messages, {seconds:.1f} s of log time']
+    rows = [('topic', 'type', 'messages', 'rate', 'jitter', 'gaps', 'longest', 'by', 'received',
+             'from', 'pictures')]
+    for name, t in topics.items():
+        rows.append((name, t.topic.type, str(len(t.log)), *_timing(t.timing(), t.clock),
+                     str(t.connections), _kinds(t)))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines += ['  '.join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
     return '\n'.join(lines)
 
 
-def _stamps(bag: Bag) -> dict[str, tuple[list[int], list[int]]]:
-    """The header stamps (0: none) and log times of all messages, by topic."""
-    headed = {t.name: bag.has_header(t.type) for t in bag.topics}
-    found: dict[str, tuple[list[int], list[int]]] = {}
-    for name, log_ns, raw in bag.messages(list(headed)):
-        header, log = found.setdefault(name, ([], []))
-        header.append(bag.header_ns(raw) if headed[name] else 0)
-        log.append(log_ns)
-    return found
+def _timing(timing: Timing | None, clock: str) -> tuple[str, ...]:
+    if timing is None:
+        return '-', '-', '-', '-', clock, '-'
+    return (f'{timing.rate_hz:.2f} Hz', f'{1e3 * timing.jitter_s:.1f} ms', str(timing.gaps),
+            f'{timing.longest_s:.3f} s', clock,
+            '-' if timing.delay_s is None else after(timing.delay_s))
 
 
-def _rate(stamps: tuple[list[int], list[int]]) -> tuple[str, str, str]:
-    header, log = stamps
-    by = 'header' if header and all(header) else 'log'
-    steps = np.diff(np.array(header if by == 'header' else log, dtype=np.int64))
-    forward = steps[steps > 0]
-    if not len(forward):
-        return '-', '-', by
-    back = int((steps < 0).sum())
-    return (f'{1e9 / np.median(forward):.2f} Hz', f'{forward.max() / 1e9:.3f} s',
-            by + (f', {back}x backwards' if back else ''))
+def after(seconds: float) -> str:
+    """How long after its header stamp a message was received, in fitting units."""
+    if abs(seconds) >= 0.1 * _YEAR_S:
+        return f'{seconds / _YEAR_S:+.1f} years'
+    return f'{1e3 * seconds:+.1f} ms' if abs(seconds) < 10 else f'{seconds:+,.0f} s'
 
 
-def _first(bag: Bag, topic: Topic) -> str:
-    """The first image's size and encoding; empty for other topics."""
-    if topic.type not in _IMAGES or not topic.count:
-        return ''
-    _, _, raw = next(bag.messages([topic.name]))
-    try:
-        message = bag.message(raw, topic.type)
-        height, width = decode(message).shape[:2]
-    except UserError as error:
-        return str(error)
-    return f'{width}x{height} {getattr(message, "encoding", None) or message.format}'
+def _kinds(topic: TopicStatistics) -> str:
+    return ', '.join(topic.kinds) or (topic.trouble if topic.topic.type in IMAGES else '')
