@@ -54,7 +54,8 @@ class Agent:
         self._blocks: list[torch.Tensor] = []    # (F, A) each: what led from one to the next
         self._ticks: list[np.ndarray] = []       # what was done since the newest latent
         self._start: torch.Tensor | None = None  # (1, K, F, A): the latest plan's mean
-        self._since = 0                          # ticks done since that plan's frame
+        self._since = 0                          # ticks done since that plan's first one
+        self._stamp_ns = 0                       # of the newest latent's frame
         self._plan: Plan | None = None
         self._plans = 0
 
@@ -91,14 +92,36 @@ class Agent:
         With `planner.deadline_ms` the best one found until then, with the iterations done.
         Raises ValueError without a goal, and SearchError when no candidate has a finite cost.
         """
+        begun = time.perf_counter()
+        self._observe(frame)
+        return self._planned(begun, None)
+
+    @torch.no_grad()
+    def plan_next(self, frame: Frame | None, committed: np.ndarray) -> Plan:
+        """The plan for the block that follows the one this frame begins.
+
+        `committed` (F, A) is what this block does, and the search starts from the latent that
+        the model predicts for its end: so a search may take as long as a block, and is not late.
+        `frame` is None when `plan` has seen it already. Raises as `plan` does.
+        """
+        begun = time.perf_counter()
+        if frame is not None:
+            self._observe(frame)
+        return self._planned(begun, self._tensor(committed))
+
+    def _observe(self, frame: Frame) -> None:
+        self._stamp_ns = frame.stamp_ns
+        self._remember(self._encode(frame.pixels))
+
+    def _planned(self, begun: float, committed: torch.Tensor | None) -> Plan:
         if self._goal is None:
             raise ValueError('there is no goal to plan to; call set_goal first')
-        begun = time.perf_counter()
-        self._remember(self._encode(frame.pixels))
-        solution = self._search(self._goal, begun)
-        self._start, self._since = solution.mean, 0
+        solution = self._search(self._goal, begun, committed)
+        ahead = 0 if committed is None else self.frameskip
+        self._start, self._since = solution.mean, len(self._ticks) - ahead
         actions = solution.actions[0].flatten(0, 1).double().cpu().numpy()
-        return Plan(frame.stamp_ns, self.spec.clamp(actions), float(solution.cost[0]),
+        stamp_ns = self._stamp_ns + round(1e9 * ahead * self.spec.tick_s)
+        return Plan(stamp_ns, self.spec.clamp(actions), float(solution.cost[0]),
                     solution.iterations, time.perf_counter() - begun)
 
     def commit(self, action: Action) -> None:
@@ -125,21 +148,23 @@ class Agent:
         for _ in range(times):
             begun = time.perf_counter()
             self._remember(self._encode(blank))
-            self._search(self._latents[-1], None)
+            self._search(self._latents[-1], None, None)
             seconds.append(time.perf_counter() - begun)
         vars(self).update(kept)
         return float(np.median(seconds))
 
-    def _search(self, goal: torch.Tensor, begun: float | None) -> Solution:
+    def _search(self, goal: torch.Tensor, begun: float | None,
+                committed: torch.Tensor | None) -> Solution:
         """The solution for the present history; `begun` is when its deadline began to run."""
-        config, latents = self.planner, torch.stack(self._latents)[None]
-        past = (torch.stack(self._blocks)[None] if self._blocks
-                else latents.new_zeros(1, 0, self.frameskip, self.spec.action_dim))
+        config = self.planner
+        latents, past = self._context(committed)
+        ahead = 0 if committed is None else self.frameskip
         objective = goal_objective(self._dynamics, latents, past, goal[None], config.cost,
                                    self._term())
         start = None
         if config.warm_start and self._start is not None:
-            start = shift(self._start, self._since // self.frameskip)
+            begins = self._since - len(self._ticks) + ahead  # ticks after the latest plan's start
+            start = shift(self._start, begins // self.frameskip)
         deadline = None
         if config.deadline_ms and begun is not None:
             deadline = begun + config.deadline_ms / 1e3
@@ -150,6 +175,22 @@ class Agent:
                      generator=self._generator, frameskip=self.frameskip, mean=start,
                      center=self._model.action_mean, prior=self._prior(latents[:, -1], goal[None]),
                      deadline=deadline)
+
+    def _context(self, committed: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """The latents (1, C, D) that the search starts from and the blocks between them.
+
+        After the block `committed` (F, A) the last of them is what the model predicts.
+        """
+        latents = torch.stack(self._latents)[None]
+        past = (torch.stack(self._blocks)[None] if self._blocks
+                else latents.new_zeros(1, 0, self.frameskip, self.spec.action_dim))
+        if committed is None:
+            return latents, past
+        coming = self._model.rollout(latents, past, committed[None, None, None])[:, 0]
+        keep = self.planner.context
+        latents = torch.cat([latents, coming], dim=1)[:, -keep:]
+        past = torch.cat([past, committed[None, None]], dim=1)
+        return latents, past[:, past.shape[1] - (latents.shape[1] - 1):]
 
     def _prior(self, latent: torch.Tensor, goal: torch.Tensor) -> Prior | None:
         """Where the plan from `latent` (B, D) to `goal` (B, D) is expected, if anything knows."""

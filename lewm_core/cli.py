@@ -36,10 +36,12 @@ _RUNNERS: dict[str, str] = {
     'merge': 'lewm_ros.convert_run:run_merge',
     'tune_lambda': 'lewm_core.tune_lambda:run_tune_lambda',
     'bench_objectives': 'lewm_core.bench.objectives:run_objectives',
+    'bench_node': 'lewm_ros.bench_node:main',
 }
 # `lewm bench NAME` is the job bench_NAME.
 _BENCHES: dict[str, str] = {
     'objectives': "LeWM's loss beside PLDM's, tuned with equal effort",
+    'node': 'how fast the planner node answers, and what planning a block ahead costs',
 }
 
 

@@ -173,6 +173,15 @@ class BenchObjectivesJob:
     train: TrainConfig = _group(TrainConfig)
     planner: PlannerConfig = _group(PlannerConfig)
     surprise: SurpriseConfig = _group(SurpriseConfig)
+class BenchNodeJob:
+    """How fast the planner node answers, and what a plan made a block ahead costs."""
+
+    checkpoint: Path = _option('the checkpoint of two_room or push')
+    goals: int = _option('tasks of the ablation, in process and without a clock', 100, 1, 10**5)
+    realtime_goals: int = _option('tasks driven at real time over DDS, in each mode', 10, 0, 10**4)
+    seed: int = _option('of the tasks', 0, 0, 2**31 - 1)
+    output: Path = _option('the JSON file to write', Path('runs/bench/node.json'))
+    planner: PlannerConfig = _group(PlannerConfig)
 
 
 JOBS: dict[str, type] = {'convert': ConvertJob, 'train': TrainJob, 'train_from_bags': BagsJob,
@@ -180,3 +189,4 @@ JOBS: dict[str, type] = {'convert': ConvertJob, 'train': TrainJob, 'train_from_b
 JOBS |= {'import': ImportJob, 'export': ExportJob}
 JOBS |= {'merge': MergeJob}
 JOBS |= {'tune_lambda': TuneLambdaJob, 'bench_objectives': BenchObjectivesJob}
+JOBS |= {'bench_node': BenchNodeJob}

@@ -43,14 +43,10 @@ class Run:
     fleet: Fleet
     watcher: Watcher
     settings: list[str]
+    checkpoint: Path
     figures: dict[str, Any] = field(default_factory=dict)
     material: Material = field(default_factory=Material)
     started: float = field(default_factory=time.monotonic)
-
-    @property
-    def checkpoint(self) -> Path:
-        """The trained model's file."""
-        return self.output / 'model' / 'model.safetensors'
 
     def sim(self, name: str, **parameters: Any) -> None:
         """Starts the simulated robot, which drives once it is known to be heard here.
@@ -145,7 +141,7 @@ def main(job: DemoJob, settings: list[str]) -> int:
         watcher = Watcher(domain)
         try:
             run = Run(job, spec, robot, WORLDS.get(spec.name, spec.name), output, fleet, watcher,
-                      settings)
+                      settings, output / 'model' / 'model.safetensors')
             run.material.title = f'{spec.name}: a robot learns from its own recording'
             with run.step(1, f'{spec.name} drives itself and is recorded ({job.frames} frames)'):
                 demo_learn.record(run)

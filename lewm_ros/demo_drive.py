@@ -28,18 +28,18 @@ CALIBRATION_SEED, WATCH_SEED = 1_000_003, 2_000_003
 
 def plan(run: Run) -> None:
     """Drives to the goals with the planner, then with what does not plan, on the same tasks."""
-    _start_planner(run, 'planner_node', plan_deadline_s=LOCKSTEP_DEADLINE_S)
-    driven = _trials(run, 'external', run.job.goals, lockstep=True,
-                     lockstep_timeout_s=2 * LOCKSTEP_DEADLINE_S)
+    start_planner(run, 'planner_node', plan_deadline_s=LOCKSTEP_DEADLINE_S)
+    driven = trials(run, 'external', run.job.goals, lockstep=True,
+                    lockstep_timeout_s=2 * LOCKSTEP_DEADLINE_S)
     run.material.trials = driven[:8]
     run.material.goal_images = run.watcher.goal_pictures()[:8]
     run.material.extent = _extent(run)
     spoken = run.watcher.news_of('planner_node')
     run.fleet.stop('planner_node')
-    _start_planner(run, 'planner_node_realtime')
-    realtime = _trials(run, 'external', run.job.realtime_goals, lockstep=False, speed=1.0)
+    start_planner(run, 'planner_node_realtime')
+    realtime = trials(run, 'external', run.job.realtime_goals, lockstep=False, speed=1.0)
     run.fleet.stop('planner_node_realtime')
-    others = {policy: _trials(run, policy, run.job.goals) for policy in ('random', 'hold', 'line')}
+    others = {policy: trials(run, policy, run.job.goals) for policy in ('random', 'hold', 'line')}
     reached = sum(trial['reached'] for trial in driven)
     low, high = wilson_interval(reached, len(driven))
     run.figures['plan'] = {
@@ -54,7 +54,7 @@ def plan(run: Run) -> None:
         'action_limit_violations': sum(t['violations'] for t in driven + realtime)}
 
 
-def _start_planner(run: Run, name: str, **parameters: Any) -> None:
+def start_planner(run: Run, name: str, **parameters: Any) -> None:
     """Starts a planner with the demo's search; its log is called `name`."""
     search = {f'planner.{key}': value for key, value in vars(run.job.planner).items()}
     run.fleet.start(name, 'lewm_ros.planner_node', ros_arguments({
@@ -77,7 +77,7 @@ def _realtime_factor(trials: list[dict[str, Any]]) -> float:
     return simulated / sum(trial['driven'] / trial['realtime_factor'] for trial in trials)
 
 
-def _trials(run: Run, policy: str, count: int, **parameters: Any) -> list[dict[str, Any]]:
+def trials(run: Run, policy: str, count: int, **parameters: Any) -> list[dict[str, Any]]:
     """The outcomes of `count` tasks driven by `policy`, the same tasks for each policy."""
     if count == 0:
         return []

@@ -25,6 +25,8 @@ class DrivenAgent(Protocol):
     def clear_goal(self) -> None: ...
     def reset(self) -> None: ...
     def plan(self, frame: Frame) -> Plan: ...
+    def plan_next(self, frame: Frame | None, committed: np.ndarray) -> Plan: ...
+    def lose_history(self) -> None: ...
     def commit(self, action: Action) -> None: ...
 
 
@@ -48,12 +50,16 @@ class Driver:
     time the previous one goes on to its horizon, then the safe action is sent; a plan that comes
     late is taken up at the tick it was made for. `emit(stamp_ns, values)` publishes; what it is
     given is finite and within the limits.
+
+    With `ahead` only the first frame waits: each block is driven by a plan that was made during
+    the block before, from the latent predicted for its start, so a search may take a whole block.
     """
 
     def __init__(self, agent: DrivenAgent, submit: Callable[[Any, Any], None],
                  emit: Callable[[int, np.ndarray], None],
-                 on_plan: Callable[[Plan], None] = lambda plan: None) -> None:
-        self._agent = agent
+                 on_plan: Callable[[Plan], None] = lambda plan: None,
+                 ahead: bool = False) -> None:
+        self._agent, self._ahead = agent, ahead
         self._spec = agent.spec
         self._safe = agent.spec.clamp(agent.spec.safe)
         self._submit, self._emit, self._on_plan = submit, emit, on_plan
@@ -66,9 +72,10 @@ class Driver:
         self.latencies_s: deque[float] = deque(maxlen=4096)
         self._plan: Plan | None = None
         self._at = 0  # the tick of the plan that the next frame gets
+        self._next: Plan | None = None  # made ahead, for the block that comes
         self._phase = 0  # ticks since the block began
         self._open: int | None = None  # stamp of the frame that waits for its plan
-        self._opened_s = 0.0
+        self._requested_s = 0.0
         self._busy = False
         self._elapsed = 0  # ticks answered since the frame that is being planned for
         self._serial = 0  # plans of an earlier goal or episode are dropped
@@ -93,8 +100,11 @@ class Driver:
             return
         self.count['frames'] += 1
         if self._phase == 0 and not self._busy:
-            self._request(stamp_ns, pixels)
+            self.count['blocks'] += 1
+            self._begin(stamp_ns, pixels)
             return
+        if self._phase == 0 and self._ahead:
+            self._blame(Fault.LATE)
         # Still planning for the block before: this frame can't begin one.
         self._answer(stamp_ns, counts=self._phase != 0)
 
@@ -123,7 +133,7 @@ class Driver:
 
     def restart(self) -> None:
         """Nothing; the next frame begins a block, with no history."""
-        self._plan, self._open, self._busy = None, None, False
+        self._plan, self._next, self._open, self._busy = None, None, None, False
         self._phase = 0
         self._serial += 1
         self._debts = [self._agent.reset]
@@ -152,23 +162,60 @@ class Driver:
         self.restart()
         self._submit(self._agent.clear_goal, _raise)
 
-    def _request(self, stamp_ns: int, pixels: Callable[[], np.ndarray]) -> None:
-        try:
-            frame = Frame(stamp_ns, pixels())
-        except UserError as error:
-            self._blame(Fault.IMAGE, str(error))
+    def _begin(self, stamp_ns: int, pixels: Callable[[], np.ndarray]) -> None:
+        """Nothing; the frame begins a block: it waits for its plan, or has one already."""
+        if self._next is not None:
+            self._plan, self._at, self._next = self._next, 0, None
+            self.fault, self.detail = None, ''
+        if self._ahead and self._plan is not None and self._at < len(self._plan.actions):
+            self._begin_planned(stamp_ns, pixels)
+            return
+        frame = self._frame(stamp_ns, pixels)
+        if frame is None:
             self._answer(stamp_ns, counts=False)
             return
+        self._open = stamp_ns
         debts, self._debts = self._debts, []
-        serial, agent = self._serial, self._agent
+        self._request(debts, lambda: self._agent.plan(frame))
+
+    def _begin_planned(self, stamp_ns: int, pixels: Callable[[], np.ndarray]) -> None:
+        """Nothing; answers at once from the plan there is, and has the next block's made."""
+        committed = self._coming(self._at)
+        debts, self._debts = self._debts, []
+        self._answer(stamp_ns)  # first, for taking the picture apart takes time
+        frame = self._frame(stamp_ns, pixels)
+        if frame is None:
+            self._debts = [*debts, *self._debts]
+            return
+        self._request(debts, lambda: self._agent.plan_next(frame, committed),
+                      self._agent.frameskip - 1)
+
+    def _coming(self, at: int) -> np.ndarray:
+        """The commands (F, A) of a block that begins with tick `at` of the plan."""
+        ticks = self._spec.clamp(self._plan.actions[at:at + self._agent.frameskip])
+        rest = np.tile(self._safe, (self._agent.frameskip - len(ticks), 1))
+        return np.concatenate([ticks, rest])
+
+    def _frame(self, stamp_ns: int, pixels: Callable[[], np.ndarray]) -> Frame | None:
+        """The frame with its picture, None when that is refused."""
+        try:
+            return Frame(stamp_ns, pixels())
+        except UserError as error:
+            self._blame(Fault.IMAGE, str(error))
+            return None
+
+    def _request(self, debts: list[Callable[[], None]], make: Callable[[], Plan],
+                 ticks_ahead: int = 0) -> None:
+        """Nothing; the worker pays the debts and plans, for so many unanswered ticks ahead."""
+        serial = self._serial
 
         def job() -> Plan:
             for debt in debts:
                 debt()
-            return agent.plan(frame)
+            return make()
 
-        self._open, self._opened_s = stamp_ns, time.monotonic()
-        self._busy, self._elapsed = True, 0
+        self._requested_s = time.monotonic()
+        self._busy, self._elapsed = True, -ticks_ahead
         self._submit(job, lambda plan, error: self._planned(serial, plan, error))
 
     def _planned(self, serial: int, plan: Plan | None, error: Exception | None) -> None:
@@ -181,16 +228,26 @@ class Driver:
         elif not self._sound(plan):
             self._blame(Fault.NOT_FINITE)
         else:
-            self._plan, self._at = plan, self._elapsed
-            if self._open is not None:
-                self.fault, self.detail = None, ''
+            self._take(plan)
             self.count['plans'] += 1
+        self.latencies_s.append(time.monotonic() - self._requested_s)
         if self._open is not None:
             stamp_ns, self._open = self._open, None
             self._answer(stamp_ns)
-            self.latencies_s.append(time.monotonic() - self._opened_s)
-        if self._plan is plan and plan is not None:
+            if self._ahead and plan is not None and plan is self._plan:
+                committed = self._coming(0)
+                self._request([], lambda: self._agent.plan_next(None, committed),
+                              self._agent.frameskip - 1)
+        if plan is not None and (plan is self._plan or plan is self._next):
             self._on_plan(plan)
+
+    def _take(self, plan: Plan) -> None:
+        if self._elapsed < 0:
+            self._next = plan
+            return
+        self._plan, self._at = plan, self._elapsed
+        if self._open is not None:
+            self.fault, self.detail = None, ''
 
     def _sound(self, plan: Plan | None) -> bool:
         actions = None if plan is None else np.asarray(plan.actions)
@@ -201,7 +258,7 @@ class Driver:
         """Sends the plan's next tick, or the safe action when there is none.
 
         A tick that doesn't count was to begin a block and couldn't: the next frame tries again,
-        and the history, which would have a hole, begins anew.
+        and the history, which would have a hole, begins anew; when no plan is left either, all.
         """
         self.following = self._plan is not None and self._at < len(self._plan.actions)
         values = self._safe
@@ -215,9 +272,11 @@ class Driver:
             self._blame(Fault.USED_UP)
         self._at += 1
         self._elapsed += 1
+        self._debts.append(partial(self._agent.commit, Action(stamp_ns, values)))
         if counts:
             self._phase = (self._phase + 1) % self._agent.frameskip
-            self._debts.append(partial(self._agent.commit, Action(stamp_ns, values)))
+        elif self.following:
+            self._debts.append(self._agent.lose_history)
         else:
             self._debts = [self._agent.reset]
         self._emit(stamp_ns, values)

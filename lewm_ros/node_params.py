@@ -25,6 +25,8 @@ class PlannerParams:
     dry_run: bool = option(False, 'publish to ~/command_preview alone')
     plan_deadline_s: float = option(0.0, 'seconds from a frame to its command; 0: one tick',
                                     0.0, 60.0)
+    plan_ahead: bool = option(False, 'make each plan during the block before, from the latent '
+                              'predicted for its start: no frame waits for its command')
     reliable_camera: bool = option(False, _RELIABLE)
     queue_depth: int = option(5, 'camera messages that wait while the node is busy', 1, 10_000)
 

@@ -57,15 +57,20 @@ class PlannerNode(ManagedNode):
         self._agent = agent
         self._deadline_s = params.plan_deadline_s or self._spec.tick_s
         self._warm_s = agent.warm_up()
-        if self._warm_s > self._deadline_s:
-            self.get_logger().warning(
-                f'a plan takes {self._warm_s:.3f} s here, longer than the deadline of '
-                f'{self._deadline_s:.3f} s; plan less (planner.samples, planner.iterations) or '
-                'raise plan_deadline_s')
+        self._warn_of_slow_plans()
         self._listen()
         if goal is not None:
             header = Header(stamp=self.get_clock().now().to_msg(), frame_id=params.goal)
             self._take_goal(goal, header)
+
+    def _warn_of_slow_plans(self) -> None:
+        limit_s, instead = self._deadline_s, 'raise plan_deadline_s, or set plan_ahead:=true'
+        if self._params.plan_ahead:
+            limit_s, instead = self._agent.frameskip * self._spec.tick_s, 'train longer blocks'
+        if self._warm_s > limit_s:
+            self.get_logger().warning(
+                f'a plan takes {self._warm_s:.3f} s here, longer than the {limit_s:.3f} s there '
+                f'are; plan less (planner.samples, planner.iterations), or {instead}')
 
     def _load(self) -> Any:
         params = self._params
@@ -86,7 +91,8 @@ class PlannerNode(ManagedNode):
         self._commands = self._own(self.create_publisher, self._action_class, topic, RELIABLE)
         self._accepted = self._own(self.create_publisher, Header, '~/goal_accepted', LATCHED)
         self._plans = PlanTopics(self, spec)
-        self._driver = Driver(self._agent, self._submit, self._publish, self._plans.show)
+        self._driver = Driver(self._agent, self._submit, self._publish, self._plans.show,
+                              params.plan_ahead)
         self._goals = GoalTopic(self, 'goal_image', self._on_goal)
         self._own(self.create_subscription, self._camera_class, spec.camera.topic,
                   self._on_image, camera_qos(params.reliable_camera, params.queue_depth))
@@ -270,12 +276,13 @@ class PlannerNode(ManagedNode):
             return super().diagnose()
         faulty = self.active and driver.has_goal and driver.fault is not None
         level = OK if not faulty else WARN if driver.following else ERROR
-        names = ('frames', 'plans', 'clamped', 'goals', 'goals_refused',
+        names = ('frames', 'blocks', 'plans', 'clamped', 'goals', 'goals_refused',
                  *(fault.name.lower() for fault in Fault))
         values: dict[str, Any] = {'robot': self._spec.name, 'goal': driver.has_goal,
                                   'deadline_ms': 1e3 * self._deadline_s,
                                   'warm_up_ms': 1e3 * self._warm_s}
         values.update({name: driver.count[name] for name in names})
+        values['missed_share'] = driver.count['late'] / max(driver.count['blocks'], 1)
         taken = np.array(driver.latencies_s) * 1e3
         for share in (50, 95):
             values[f'latency_ms_p{share}'] = (float(np.percentile(taken, share)) if taken.size

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lewm_core import agent as agent_module
+import lewm_core.agent
 from lewm_core.agent import Agent
 from lewm_core.config import ModelConfig, PlannerConfig
 from lewm_core.model import LatentDynamics
@@ -192,3 +193,59 @@ def test_without_a_goal_there_is_no_plan():
 def test_more_context_than_the_model_was_trained_with_is_refused():
     with pytest.raises(UserError, match='planner.context=4.*3 frames'):
         make_agent(context=4)
+
+
+def test_a_plan_made_ahead_is_the_one_that_would_be_made_when_its_block_begins():
+    """The toy model's prediction is exact, so where the committed block leads is known."""
+    committed = np.full((FRAMESKIP, 2), 0.25)
+    now, ahead = make_agent(context=2, warm_start=False), make_agent(context=2, warm_start=False)
+    for agent in (now, ahead):
+        agent.set_goal(picture([6.0, 6.0]))
+        agent.plan(Frame(0, picture([0.0, 0.0])))
+    for tick in range(FRAMESKIP):
+        now.commit(Action(tick, committed[tick]))
+    there = now.plan(Frame(500_000_000, picture([1.25, 1.25])))
+    made = ahead.plan_next(None, committed)
+    np.testing.assert_allclose(made.actions, there.actions, atol=1e-6)
+    assert made.stamp_ns == there.stamp_ns
+
+
+def test_driving_by_plans_made_ahead_reaches_the_goal():
+    agent, place, goal = make_agent(), np.array([-3.0, 5.0]), np.array([6.0, -4.0])
+    agent.set_goal(picture(goal))
+    plan = agent.plan(Frame(0, picture(place)))
+    for block in range(12):
+        actions = plan.actions[:FRAMESKIP]
+        plan = agent.plan_next(Frame(block, picture(place)) if block else None, actions)
+        for values in actions:
+            agent.commit(Action(block, values))
+            place = place + values
+    assert np.abs(place - goal).max() < 0.8
+
+
+def test_a_plan_made_ahead_starts_from_the_latest_one_as_it_stands_then():
+    agent = make_agent(iterations=1)
+    agent.set_goal(picture([5.0, 5.0]))
+    first = agent.plan(Frame(0, picture([0.0, 0.0])))
+    starts = []
+
+    def spy(objective, *args, **kwargs):
+        starts.append(kwargs['mean'])
+        return solve(objective, *args, **kwargs)
+
+    solve, lewm_core.agent.solve = lewm_core.agent.solve, spy
+    try:
+        means = [agent._start]
+        agent.plan_next(None, first.actions[:FRAMESKIP])       # for block 1: shifted by one
+        means.append(agent._start)
+        for tick in range(FRAMESKIP):
+            agent.commit(Action(tick, first.actions[tick]))
+        agent.plan_next(Frame(1, picture([1.0, 1.0])), first.actions[:FRAMESKIP])  # for block 2
+        means.append(agent._start)
+        for tick in range(2 * FRAMESKIP):  # a block was lost
+            agent.commit(Action(tick, first.actions[0]))
+        agent.plan(Frame(3, picture([3.0, 3.0])))              # now, for block 3
+    finally:
+        lewm_core.agent.solve = solve
+    for start, mean, blocks in zip(starts, means, (1, 1, 1)):
+        torch.testing.assert_close(start, shift(mean, blocks))

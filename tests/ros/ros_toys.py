@@ -54,13 +54,25 @@ class ToyAgent:
     def commit(self, action):
         self.calls.append(('commit', action.stamp_ns, tuple(np.round(action.values, 4))))
 
+    def lose_history(self):
+        self.calls.append('lose_history')
+
+    def plan_next(self, frame: Frame | None, committed) -> Plan:
+        if frame is not None:
+            self.calls.append(('see', frame.stamp_ns))
+        self.calls.append(('next', *np.round(committed[[0, -1], 1], 4)))
+        return self._plan(0)
+
     def plan(self, frame: Frame) -> Plan:
+        self.calls.append(('plan', frame.stamp_ns, int(frame.pixels[0, 0, 0])))
+        return self._plan(frame.stamp_ns)
+
+    def _plan(self, stamp_ns) -> Plan:
         self.gate.wait(20)
         self.plans += 1
-        self.calls.append(('plan', frame.stamp_ns, int(frame.pixels[0, 0, 0])))
         ticks = self.frameskip * self.horizon
         actions = np.stack([np.full(ticks, self.plans / 100), np.arange(ticks) / 100], 1)
-        return Plan(frame.stamp_ns, self.spoil(actions), 0.5, 1, 0.001)
+        return Plan(stamp_ns, self.spoil(actions), 0.5, 1, 0.001)
 
 
 class ToyRobot(Node):

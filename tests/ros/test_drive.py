@@ -16,11 +16,12 @@ SAFE = (0.0, 0.0)
 class Bench:
     """A driver whose worker works when `work` is called."""
 
-    def __init__(self, spec, **toy):
+    def __init__(self, spec, ahead=False, **toy):
         self.agent = ToyAgent(spec, **toy)
         self.jobs, self.sent, self.now = [], [], 0
         self.driver = Driver(self.agent, lambda job, done: self.jobs.append((job, done)),
-                             lambda stamp, values: self.sent.append((stamp, *map(float, values))))
+                             lambda stamp, values: self.sent.append((stamp, *map(float, values))),
+                             ahead=ahead)
 
     def work(self):
         while self.jobs:
@@ -55,6 +56,11 @@ class Bench:
 @pytest.fixture
 def bench(two_room):
     return Bench(two_room).goal()
+
+
+@pytest.fixture
+def ahead(two_room):
+    return Bench(two_room, ahead=True).goal()
 
 
 def test_without_a_goal_frames_are_not_answered(two_room):
@@ -116,6 +122,15 @@ def test_a_boundary_that_could_not_be_planned_begins_a_new_history(bench):
     bench.agent.calls.clear()
     assert bench.frame() == [[0.02, 0.0]]
     assert bench.agent.calls == ['reset', ('plan', 8 * TICK, 8)]
+
+
+def test_a_worker_that_is_stuck_costs_no_memory(bench):
+    for _ in range(500):
+        bench.frame(work=False)
+    bench.work()
+    bench.agent.calls.clear()
+    bench.frame()
+    assert len(bench.agent.calls) < 5 and 'reset' in bench.agent.calls
 
 
 def test_without_any_plan_the_safe_action_is_sent(bench):
@@ -215,3 +230,67 @@ def test_a_stale_camera_sends_the_safe_action_and_counts_once(bench):
     assert bench.sent[-2:] == [(7, *SAFE), (8, *SAFE)]
     assert bench.driver.fault is Fault.STALE and bench.driver.count['stale'] == 1
     assert bench.frame() == [[0.02, 0.0]] and bench.driver.fault is None
+
+
+# Ahead: plan n + 1 is made while plan n drives.
+def test_ahead_only_the_first_frame_waits_for_its_plan(ahead):
+    sent = [ahead.frame(work=k in (0, 3, 7))[0] for k in range(12)]
+    ticks = [0.0, 0.01, 0.02, 0.03, 0.04]
+    assert sent == [[n, t] for n in (0.01, 0.02) for t in ticks] + [[0.03, 0.0], [0.03, 0.01]]
+    assert ahead.driver.count['late'] == 0 and ahead.driver.fault is None
+
+
+def test_a_plan_made_ahead_is_told_what_its_block_before_does(ahead):
+    for _ in range(6):
+        ahead.frame()
+    calls = [c for c in ahead.agent.calls if 'commit' not in c]
+    assert calls[-4:] == [('plan', 0, 0), ('next', 0.0, 0.04),
+                          ('see', 5 * TICK), ('next', 0.0, 0.04)]
+    commits = [k for k, c in enumerate(ahead.agent.calls) if 'commit' in c]
+    assert len(commits) == 5 and max(commits) < ahead.agent.calls.index(('see', 5 * TICK))
+
+
+def test_a_plan_made_ahead_that_is_late_lets_the_old_one_go_on_and_is_taken_up_at_its_tick(ahead):
+    ahead.frame()                                          # plan 1 now, plan 2 ahead
+    for _ in range(4):
+        ahead.frame()
+    assert ahead.frame(work=False) == [[0.02, 0.0]]        # plan 3 is asked for, and takes long
+    sent = [ahead.frame(work=False)[0] for _ in range(6)]
+    assert sent == [[0.02, t] for t in (0.01, 0.02, 0.03, 0.04, 0.05, 0.06)]
+    assert ahead.driver.fault is Fault.LATE and ahead.driver.following
+    assert ahead.driver.count['late'] == 2
+    ahead.work()
+    assert ahead.frame() == [[0.03, 0.02]]                 # its third tick, where time is
+    assert ahead.agent.calls.count('lose_history') == 2
+
+
+def test_ahead_a_refused_image_lets_the_plan_go_on(ahead):
+    for _ in range(5):
+        ahead.frame()
+    assert ahead.frame(broken=True) == [[0.02, 0.0]]
+    assert ahead.driver.fault is Fault.IMAGE
+    rest = [ahead.frame()[0] for _ in range(5)]
+    assert rest == [[0.02, t] for t in (0.01, 0.02, 0.03, 0.04, 0.05)]
+    assert ahead.frame() == [[0.02, 0.06]]
+
+
+def test_ahead_a_new_episode_plans_at_once_and_drops_what_was_made_before(ahead):
+    for _ in range(3):
+        ahead.frame()
+    assert ahead.frame(work=False, start=True) == []
+    assert ahead.driver.waiting
+    ahead.work()
+    assert ahead.sent[-1][1:] == (0.03, 0.0)
+
+
+def test_ahead_a_plan_that_is_not_finite_lets_the_old_one_go_on_to_its_horizon(two_room):
+    plans = []
+
+    def spoil(actions):
+        plans.append(1)
+        return actions if len(plans) == 1 else actions * np.nan
+
+    bench = Bench(two_room, ahead=True, spoil=spoil).goal()
+    sent = [bench.frame()[0] for _ in range(11)]
+    assert sent[:10] == [[0.01, t / 100] for t in range(10)]
+    assert sent[10] == list(SAFE) and bench.driver.fault is Fault.NOT_FINITE
