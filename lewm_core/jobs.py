@@ -173,6 +173,9 @@ class BenchObjectivesJob:
     train: TrainConfig = _group(TrainConfig)
     planner: PlannerConfig = _group(PlannerConfig)
     surprise: SurpriseConfig = _group(SurpriseConfig)
+
+
+@dataclass(frozen=True)
 class BenchNodeJob:
     """How fast the planner node answers, and what a plan made a block ahead costs."""
 

@@ -135,10 +135,18 @@ def commands() -> str:
     rows = []
     for job in JOBS:
         own = [o for o in options(job) if '.' not in o.key]
-        rows += [(f'`{job if job == "train_from_bags" else "lewm " + job}`' if i == 0 else '',
+        rows += [(f'`{_words(job)}`' if i == 0 else '',
                   o.key, 'required' if o.required else _default(o.default), _bounds(o), o.help)
                  for i, o in enumerate(own)]
     return _table(('command', 'key', 'default', 'range', 'meaning'), rows, code=1)
+
+
+def _words(job: str) -> str:
+    """What is typed to run the job."""
+    if job == 'train_from_bags':
+        return job
+    bench, _, name = job.partition('bench_')
+    return f'lewm bench {name}' if name else f'lewm {bench.replace("_", "-")}'
 
 
 def presets() -> str:
