@@ -19,6 +19,7 @@ NEEDED |= {'import': ['weights=w', 'config=c', 'dataset=d.h5', 'output=o'],
            'export': ['checkpoint=c', 'output=o']}
 NEEDED |= {'merge': ['datasets=a,b', 'output=o.h5']}
 NEEDED |= {job: ['dataset=d.h5'] for job in ('tune_lambda', 'bench_objectives')}
+NEEDED |= {'bench_node': ['checkpoint=c']}
 
 
 def refused(job, *overrides):
