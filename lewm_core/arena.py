@@ -78,10 +78,14 @@ class Arena(gymnasium.Env):
 
         Velocities beyond the limits are clipped, as a motor driver would.
         """
-        self._advance(np.clip(np.asarray(action, np.float64), -MAX_SPEED, MAX_SPEED) * TICK_S)
-        self._picture = None
+        self.advance(action)
         reward = 0.0 if self.goal is None else -float(np.linalg.norm(self.goal - self.position))
         return self.render(), reward, False, False, self.state()
+
+    def advance(self, action: np.ndarray) -> None:
+        """Nothing; one tick as in `step`, without a picture: for those who look rarely."""
+        self._advance(np.clip(np.asarray(action, np.float64), -MAX_SPEED, MAX_SPEED) * TICK_S)
+        self._picture = None
 
     def render(self) -> np.ndarray:
         """The picture (P, P, 3) uint8 RGB from above, anti-aliased: it shows sub-pixel moves."""
@@ -101,6 +105,10 @@ class Arena(gymnasium.Env):
         """Nothing; everything is where `state`, as `state()` gives it, says."""
         self.position = np.array([state['x'], state['y']])
         self._picture = None
+
+    def possible(self) -> bool:
+        """Whether everything is where it can be: not in a wall, nor in something else."""
+        return self._free(self.position)
 
     def sample_task(self, rng: np.random.Generator) -> Task:
         """A task whose goal is more than a quarter of the arena from its start."""

@@ -81,6 +81,11 @@ class Calibration:
                                    threshold=self._threshold(config.promised_per_hour),
                                    extrapolated=extrapolated)
 
+    def at_rate(self, promised_per_hour: float) -> Calibration:
+        """This calibration at another rate, extrapolated where the data can't show it."""
+        config = SurpriseConfig(promised_per_hour, extrapolate=True)
+        return self.promising(config)
+
     def _threshold(self, promised_per_hour: float) -> float:
         expected = promised_per_hour * self.hours
         if not self.tail_peaks:

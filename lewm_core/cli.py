@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -23,13 +22,14 @@ _JOBS = {
     'convert': 'recorded bags to one dataset',
     'merge': 'datasets of one robot to one dataset',
     'train': 'a dataset to a checkpoint',
-    'evaluate': 'the figures of a checkpoint on held-out episodes',
+    'evaluate': 'the figures of a checkpoint on held-out episodes, as JSON and a page',
     'import': 'a checkpoint of the reference library to one of ours',
     'export': 'one of our checkpoints to the files of the reference library',
     'tune_lambda': 'the weight of SIGReg that suits a dataset, by short trainings',
 }
 # What runs a job that is not in this file: MODULE:FUNCTION, given the job and its overrides.
 _RUNNERS: dict[str, str] = {
+    'evaluate': 'lewm_core.evaluation.run:main',
     'import': 'lewm_core.interchange:run_import',
     'export': 'lewm_core.interchange:run_export',
     'convert': 'lewm_ros.convert_run:run',
@@ -176,24 +176,6 @@ def _train(job: Any, overrides: list[str]) -> int:
         return EXIT_INTERRUPTED
     if distributed.leader():
         print(path)
-    return 0
-
-
-def _evaluate(job: Any, overrides: list[str]) -> int:
-    from lewm_core.atomic import write_text
-    from lewm_core.checkpoint import load_checkpoint
-    from lewm_core.data import Dataset
-    from lewm_core.evaluate import evaluate_checkpoint
-    from lewm_core.paths import load_robot
-    if job.output is not None and job.output.exists() and not job.overwrite:
-        raise UserError(f'output {str(job.output)!r} exists already; give another path or '
-                        'overwrite=true')
-    checkpoint = load_checkpoint(job.checkpoint)
-    dataset = Dataset.open(job.dataset, load_robot(job.robot) if job.robot else None)
-    text = json.dumps(evaluate_checkpoint(checkpoint, dataset).to_dict(), indent=2)
-    print(text)
-    if job.output is not None:
-        write_text(job.output, text + '\n')
     return 0
 
 

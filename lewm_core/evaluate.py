@@ -78,12 +78,12 @@ def evaluate_checkpoint(checkpoint: Checkpoint, dataset: Dataset, split: str = '
                         f'({dataset.spec.fingerprint()}): evaluate on recordings of the same '
                         'robot and spec')
     dataset = dataset.with_split(checkpoint.data)
-    rows = _evenly(dataset.rows(split), _FRAMES)
+    rows = evenly(dataset.rows(split), _FRAMES)
     if len(rows) < 2:
         raise UserError(f'dataset {str(dataset.path)!r} has {len(rows)} frames in its {split} '
                         'episodes, but 2 are needed: record more episodes')
     latents = encode_rows(model, dataset, rows)
-    fit_rows = _evenly(dataset.rows('train'), _FRAMES)
+    fit_rows = evenly(dataset.rows('train'), _FRAMES)
     fit = encode_rows(model, dataset, fit_rows) if dataset.states and len(fit_rows) else None
     scores = {} if fit is None else ridge_probe(
         fit, {k: v[fit_rows] for k, v in dataset.states.items()},
@@ -104,11 +104,19 @@ def evaluate_checkpoint(checkpoint: Checkpoint, dataset: Dataset, split: str = '
 @torch.no_grad()
 def encode_rows(model: WorldModel, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
     """The latents (*rows.shape, D) float32 of the frames at `rows`, on the model's device."""
-    device = next(model.parameters()).device
     flat = np.asarray(rows).reshape(-1)
-    pieces = [model.encode(torch.from_numpy(dataset.frames(flat[i:i + _BATCH])).to(device)).cpu()
+    pieces = [encode_pixels(model, dataset.frames(flat[i:i + _BATCH]))
               for i in range(0, len(flat), _BATCH)]
-    return torch.cat(pieces).numpy().reshape(*np.shape(rows), -1)
+    return np.concatenate(pieces).reshape(*np.shape(rows), -1)
+
+
+@torch.no_grad()
+def encode_pixels(model: WorldModel, pixels: np.ndarray) -> np.ndarray:
+    """The latents (..., D) float32 of pictures (..., H, W, 3) uint8, on the model's device."""
+    device, flat = next(model.parameters()).device, pixels.reshape(-1, *pixels.shape[-3:])
+    pieces = [model.encode(torch.from_numpy(flat[i:i + _BATCH]).to(device)).cpu()
+              for i in range(0, len(flat), _BATCH)]
+    return torch.cat(pieces).numpy().reshape(*pixels.shape[:-3], -1)
 
 
 @torch.no_grad()
@@ -121,7 +129,7 @@ def _open_loop(model: WorldModel, dataset: Dataset, split: str, horizon: int
     """
     skip, context = model.config.frameskip, model.config.history
     frames = context + horizon
-    starts = _evenly(dataset.windows(split, frames, skip), _WINDOWS)
+    starts = evenly(dataset.windows(split, frames, skip), _WINDOWS)
     if not len(starts):
         return (), (), np.zeros((0, horizon, 0)), np.zeros((0, horizon), np.int64)
     rows = starts[:, None] + np.arange(frames) * skip
@@ -138,7 +146,7 @@ def _open_loop(model: WorldModel, dataset: Dataset, split: str, horizon: int
     return tuple(errors.tolist()), tuple(still.tolist()), imagined, rows[:, context:]
 
 
-def _evenly(rows: np.ndarray, count: int) -> np.ndarray:
+def evenly(rows: np.ndarray, count: int) -> np.ndarray:
     """At most `count` of `rows`, spread evenly over them."""
     if len(rows) <= count:
         return rows

@@ -79,15 +79,38 @@ class BagsJob:
     surprise: SurpriseConfig = _group(SurpriseConfig)
 
 
+SECTIONS = ('probes', 'open_loop', 'straightness', 'surprise', 'robustness', 'decoder', 'gap')
+
+
 @dataclass(frozen=True)
 class EvaluateJob:
-    """A checkpoint's figures on the held-out episodes of a dataset, as JSON."""
+    """A checkpoint's figures on the held-out episodes of a dataset: JSON and an HTML page."""
 
     checkpoint: Path = _option('the checkpoint, a .safetensors file')
     dataset: Path = _option('the dataset, for the same robot')
     robot: str | None = _option('the robot of a dataset that names none: a name or a YAML', None)
-    output: Path | None = _option('a JSON file to write; none: print only', None)
+    output: Path = _option('the folder of evaluation.json and evaluation.html',
+                           Path('runs/evaluate'))
     overwrite: bool = _option('replace an output that exists', False)
+    sections: tuple[str, ...] = _option(f'what to measure, of {", ".join(SECTIONS)}', SECTIONS)
+    compare: Path | None = _option('a second dataset, for the gap between the two: the same '
+                                   'robot, simulated and real', None)
+    world: str = _option('where fresh drives come from: two_room, push, none, or auto: as the '
+                         'robot is called', 'auto')
+    seed: int = _option('of the fits, the drives and the bootstrap', 0, 0, 2**31 - 1)
+    frames: int = _option('frames looked at in each split, at most', 20_000, 2, 10**9)
+    windows: int = _option('windows for open loop and straightness, at most', 1000, 1, 10**7)
+    horizon: int = _option('blocks to imagine ahead', 10, 1, 1000)
+    probe_steps: int = _option('training steps of the MLP probe, at most', 3000, 1, 10**7)
+    trajectories: int = _option('trajectories for each perturbation', 200, 1, 10**6)
+    hours: float = _option('ordinary driving that false alarms are counted in', 10.0, 0.001, 1e5)
+    calibration_minutes: float = _option('ordinary driving that the alarm is calibrated on, in a '
+                                         'world', 20.0, 0.1, 1e5)
+    calibrations: int = _option('how often that is repeated, to see how much the outcome depends '
+                                'on the drive', 5, 1, 1000)
+    goals: int = _option('goals driven to under each disturbance, in a world', 50, 1, 10**5)
+    decoder_steps: int = _option('training steps of the decoder', 1500, 1, 10**7)
+    resamples: int = _option('bootstrap resamples of the episodes', 1000, 0, 10**6)
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,13 @@ class Push(Arena):
         self.block = np.array([state['block_x'], state['block_y']])
         self.angle = float(state['block_angle'])
 
+    def possible(self) -> bool:
+        """Whether the block is within its rim, and the disc on the table and not in the block."""
+        block = self.block
+        self._keep_inside()
+        inside, self.block = bool(np.allclose(block, self.block, atol=1e-9)), block
+        return inside and super().possible()
+
     def sample_task(self, rng: np.random.Generator) -> Task:
         """A task for the disc, 0.4 m long at least; the block lies anywhere."""
         kept = self.state()

@@ -14,10 +14,11 @@ from lewm_core.checkpoint import Checkpoint
 from lewm_core.config import SurpriseConfig, check
 from lewm_core.data import Dataset
 from lewm_core.evaluate import encode_rows
-from lewm_core.model import WorldModel
+from lewm_core.model import LatentDynamics, WorldModel
 from lewm_core.types import Frame, Surprise, UserError
 
-__all__ = ['Calibration', 'SurpriseMonitor', 'calibrate', 'score_dataset']
+__all__ = ['Calibration', 'SurpriseMonitor', 'block_scores', 'calibrate',
+           'score_dataset']
 
 log = logging.getLogger(__name__)
 
@@ -41,25 +42,32 @@ def score_dataset(model: WorldModel, dataset: Dataset, split: str) -> list[np.nd
         first = int(dataset.ep_offset[episode])
         latents = encode_rows(model, dataset, first + np.arange(count + 1) * skip)
         blocks = dataset.action[first:first + count * skip].reshape(count, skip, -1)
-        scores.append(_scores(model, latents, blocks))
+        scores.append(block_scores(model, latents[None], blocks[None])[0])
     return scores
 
 
-def _scores(model: WorldModel, latents: np.ndarray, blocks: np.ndarray) -> np.ndarray:
-    """The scores (N,) float64 of latents (N + 1, D) and the blocks (N, F, A) between them."""
-    device, count = model.action_mean.device, len(blocks)
+@torch.inference_mode()
+def block_scores(model: LatentDynamics, latents: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+    """The scores (B, T) float64 of latents (B, T + 1, D) and the blocks (B, T, F, A) between them.
+
+    Each of the B series is scored from its first frame on, as an episode of its own.
+    """
+    device, (series, count) = next(model.parameters()).device, blocks.shape[:2]
     z = torch.from_numpy(np.ascontiguousarray(latents)).to(device)
     emb = model.embed_actions(torch.from_numpy(np.ascontiguousarray(blocks)).to(device))
     ends = np.arange(1, count + 1)
-    scores = np.empty(count)
+    scores = np.empty((series, count))
     for context in range(1, model.history + 1):
         # The first blocks of an episode have less history than the others.
         group = ends[ends == context] if context < model.history else ends[ends >= context]
-        for piece in (group[i:i + _BATCH] for i in range(0, len(group), _BATCH)):
-            rows = torch.from_numpy(piece[:, None] - context + np.arange(context)).to(device)
-            imagined = model.predict(z[rows], emb[rows])[:, -1]
-            error = (imagined - z[torch.from_numpy(piece).to(device)]).square().mean(dim=-1)
-            scores[piece - 1] = error.cpu().numpy()
+        which, end = (v.ravel() for v in np.meshgrid(np.arange(series), group, indexing='ij'))
+        for first in range(0, len(end), _BATCH):
+            i, e = which[first:first + _BATCH], end[first:first + _BATCH]
+            rows = torch.from_numpy(e[:, None] - context + np.arange(context)).to(device)
+            at = torch.from_numpy(i).to(device)
+            imagined = model.predict(z[at[:, None], rows], emb[at[:, None], rows])[:, -1]
+            came = z[at, torch.from_numpy(e).to(device)]
+            scores[i, e - 1] = (imagined - came).square().mean(dim=-1).cpu().numpy()
     return scores
 
 

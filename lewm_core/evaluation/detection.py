@@ -1,0 +1,155 @@
+"""Surprise: how well each perturbation is noticed, how soon, and what it is taken for."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from lewm_core.calibration import Calibration
+from lewm_core.evaluation import promise
+from lewm_core.evaluation.intervals import mean_of, over_groups, text
+from lewm_core.evaluation.kinds import confusion, judged
+from lewm_core.evaluation.subject import Subject
+from lewm_core.evaluation.trials import Outcome, ordinary, outcomes
+from lewm_core.report import Page, new_figure, to_png
+from lewm_core.tails import auroc
+
+log = logging.getLogger(__name__)
+
+RATES = (1.0, 6.0)
+_RESAMPLES = 200  # of ranks, which have no sums to resample
+
+
+def measure(subject: Subject) -> dict[str, Any]:
+    """Detection of each perturbation, jump or shift, and the false alarms beside the promise.
+
+    The thresholds are calibrated on a fresh drive of `calibration_minutes` where there is a
+    world, else on the calibration episodes; `perturbations` is None where no trajectory is long
+    enough.
+    """
+    kept = promise.measure(subject)
+    calibration = kept.pop('calibration')
+    trials = ordinary(subject)
+    found: dict[str, Any] = {'promise': kept, 'perturbations': None}
+    if calibration is None or trials is None:
+        return found
+    rows, kinds = [], []
+    for outcome in outcomes(subject, trials, lambda name: log.info('  %s', name)):
+        if len(outcome.scores):
+            rows.append(_row(outcome, calibration, subject))
+            kinds.append(judged(outcome, calibration, subject.model.history))
+    _holm(rows)
+    return {**found, 'fresh': trials.fresh, 'trajectories': len(trials.pixels),
+            'episodes': len(np.unique(trials.episode)), 'after': trials.after,
+            'block_s': subject.block_s, 'perturbations': rows, 'kinds': confusion(kinds),
+            'thresholds': {f'{rate:g}': threshold(calibration, rate) for rate in RATES}}
+
+
+def threshold(calibration: Calibration, rate: float) -> float:
+    """The score above which a block is an alarm, at `rate` false alarms an hour."""
+    return calibration.at_rate(rate).threshold
+
+
+def _row(outcome: Outcome, calibration: Calibration, subject: Subject) -> dict[str, Any]:
+    """The figures of one perturbation; a trajectory is compared with itself, undisturbed."""
+    job, episode = subject.job, outcome.episode
+    score, control = outcome.scores, outcome.control
+    ratio = np.log(np.maximum(score, 1e-30)) - np.log(np.maximum(control, 1e-30))
+    row: dict[str, Any] = {'name': outcome.name, 'kind': outcome.kind, 'count': len(score)}
+    for name, (hit, miss) in {'auroc': (score[:, 0], control[:, 0]),
+                              'auroc_window': (score.max(1), control.max(1))}.items():
+        row[name] = over_groups(episode, lambda at, h=hit, m=miss: auroc(h[at], m[at]),
+                                min(job.resamples, _RESAMPLES), job.seed).to_dict()
+    for rate in RATES:
+        level = threshold(calibration, rate)
+        over, false = score > level, control > level
+        row[f'at_{rate:g}'] = {
+            'first': mean_of(over[:, 0].astype(float), episode, job.resamples, job.seed).to_dict(),
+            'window': mean_of(over.any(1).astype(float), episode, job.resamples,
+                              job.seed).to_dict(),
+            'undisturbed': float(false.any(1).mean()), 'delay_blocks': delays(over)}
+    row.update(effect(ratio[:, 0], episode, subject))
+    row['decay'] = np.exp(np.median(ratio, axis=0))
+    return row
+
+
+def delays(over: np.ndarray) -> dict[str, float | None]:
+    """Median and 95 % quantile of the blocks until the first True of `over` (N, K), where any."""
+    found = over.any(axis=1)
+    late = over.argmax(axis=1)[found]
+    if not len(late):
+        return {'median': None, 'p95': None}
+    return {'median': float(np.median(late)), 'p95': float(np.quantile(late, 0.95))}
+
+
+def effect(ratio: np.ndarray, episode: np.ndarray, subject: Subject) -> dict[str, Any]:
+    """The effect on the first block, and a paired one-sided Wilcoxon test of it.
+
+    `ratio` (N,) is the log of disturbed over undisturbed. `effect` is its mean over its deviation
+    (Cohen's d for pairs). Trajectories of one episode are averaged first: the test counts
+    independent ones alone.
+    """
+    pairs = np.array([ratio[episode == e].mean() for e in np.unique(episode)])
+
+    def size(at: np.ndarray) -> float:
+        spread = pairs[at].std(ddof=1) if len(at) > 1 else 0.0
+        return float(pairs[at].mean() / spread) if spread > 0 else math.nan
+
+    job = subject.job
+    figure = over_groups(np.arange(len(pairs)), size, min(job.resamples, _RESAMPLES), job.seed)
+    p = stats.wilcoxon(pairs, alternative='greater').pvalue if np.abs(pairs).max() > 0 else 1.0
+    return {'effect': figure.to_dict(), 'ratio': float(np.exp(np.median(pairs))),
+            'p': float(p), 'pairs': len(pairs)}
+
+
+def _holm(rows: list[dict[str, Any]]) -> None:
+    """Nothing; adds to each row its p-value after Holm's correction (1979) over all of them."""
+    largest = 0.0
+    for rank, row in enumerate(sorted(rows, key=lambda r: r['p'])):
+        largest = max(largest, min(1.0, (len(rows) - rank) * row['p']))
+        row['p_holm'] = largest
+
+
+def show(page: Page, found: dict[str, Any]) -> None:
+    """Nothing; adds the detection table, the decay, the kinds and the promise."""
+    promise.show(page, found['promise'])
+    if found['perturbations'] is None:
+        page.text('No trajectory is long enough, or nothing was calibrated: no perturbation was '
+                  'tried.', 'note')
+        return
+    source = ('fresh simulated drives' if found['fresh'] else
+              f'windows of {found["episodes"]} test episodes')
+    page.text(f'{found["trajectories"]} trajectories ({source}), each with and without the '
+              f'perturbation; {found["after"]} blocks of {found["block_s"]:g} s are looked at '
+              'from it on. AUROC: of the first block; within: of the highest. Detected: above '
+              'the threshold within those blocks. Effect: mean over deviation of the log ratio '
+              'of the first block\'s scores, paired; p: Wilcoxon, one-sided, Holm.', 'note')
+    page.table([_cells(row) for row in found['perturbations']],
+               ('perturbation', 'trajectories', 'AUROC', 'within', 'detected at 1/h', 'at 6/h',
+                'delay at 6/h, blocks', 'score ×', 'effect', 'p'))
+    figure, axis = new_figure(8.5, 3.8)
+    for row in found['perturbations']:
+        axis.semilogy(row['decay'], label=row['name'],
+                      linestyle='-' if row['kind'] == 'jump' else '--')
+    axis.set(xlabel='blocks after the event', ylabel='score / undisturbed (median)')
+    axis.legend(fontsize=6, ncols=2, loc='center left', bbox_to_anchor=(1, 0.5))
+    page.picture(to_png(figure), 'how surprise decays after each perturbation')
+    kinds = found['kinds']
+    page.text(f'Jump or shift, told {kinds["wait_blocks"]} blocks after the alarm, of what was '
+              f'detected at 6 an hour: {text(kinds["right"])} right; AUROC of the persistence '
+              f'over all, detected or not: {text(kinds["auroc"])}.')
+    page.table([(name, row['kind'], row['jump'], row['shift'], row['missed'])
+                for name, row in kinds['table'].items()],
+               ('perturbation', 'is a', 'taken for a jump', 'for a shift', 'missed'))
+
+
+def _cells(row: dict[str, Any]) -> tuple[Any, ...]:
+    delay = row['at_6']['delay_blocks']['median']
+    return (row['name'], row['count'], text(row['auroc']), text(row['auroc_window']),
+            text(row['at_1']['window']), text(row['at_6']['window']),
+            '–' if delay is None else f'{delay:g}', f'{row["ratio"]:.3g}', text(row['effect']),
+            f'{row["p_holm"]:.2g}')

@@ -1,0 +1,72 @@
+"""The second signal, jump or shift, as a classifier of what was detected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lewm_core.calibration import Calibration
+from lewm_core.evaluation.intervals import Figure, mean_of
+from lewm_core.evaluation.trials import Outcome
+from lewm_core.kinds import BLOCKS, kind, persistence, wait
+from lewm_core.tails import auroc, wilson_interval
+
+_RATE = 6.0
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One perturbation's trajectories: what was said of each ('jump', 'shift', '' if missed).
+
+    `persistence` (N,) is the share of unusual blocks after the event, detected or not.
+    """
+
+    name: str
+    kind: str
+    said: list[str]
+    persistence: np.ndarray
+    episode: np.ndarray
+    wait_blocks: int
+
+
+def judged(outcome: Outcome, calibration: Calibration, history: int) -> Judged:
+    """What the kind of each alarm would have been said to be.
+
+    An alarm in the blocks that are too late to be judged within the window counts as missed.
+    """
+    level = calibration.at_rate(_RATE).threshold
+    p_values = np.vectorize(calibration.p_value)(outcome.scores)
+    later, said = wait(history), []
+    for scores, p in zip(outcome.scores, p_values):
+        room = len(scores) - later - BLOCKS + 1
+        over = np.flatnonzero(scores[:max(room, 0)] > level)
+        first = int(over[0]) + later if len(over) else 0
+        said.append(kind(p[first:first + BLOCKS]) if len(over) else '')
+    lasting = np.array([persistence(p[later:later + BLOCKS]) for p in p_values])
+    return Judged(outcome.name, outcome.kind, said, lasting, outcome.episode, later + BLOCKS - 1)
+
+
+def confusion(rows: list[Judged]) -> dict[str, Any]:
+    """The table of what was said, the share that was right, and the AUROC of the persistence."""
+    table = {row.name: {'kind': row.kind, **{said: row.said.count(said)
+                                             for said in ('jump', 'shift')},
+                        'missed': row.said.count('')} for row in rows}
+    told = [(row.kind == said, e) for row in rows
+            for said, e in zip(row.said, row.episode) if said]
+    right = (Figure(float('nan'), float('nan'), float('nan'), 0) if not told else mean_of(
+        np.array([float(good) for good, _ in told]), np.array([e for _, e in told]), 1000, 0))
+    found = {name: np.concatenate([r.persistence for r in rows if r.kind == name] or [[]])
+             for name in ('jump', 'shift')}
+    share = {name: _recall(rows, name) for name in ('jump', 'shift')}
+    area = auroc(found['shift'], found['jump'])
+    return {'table': table, 'right': right.to_dict(), 'recall': share,
+            'auroc': Figure(area, float('nan'), float('nan'), len(found['jump'])).to_dict(),
+            'wait_blocks': rows[0].wait_blocks if rows else 0}
+
+
+def _recall(rows: list[Judged], name: str) -> dict[str, Any]:
+    said = [s for row in rows if row.kind == name for s in row.said if s]
+    low, high = wilson_interval(said.count(name), len(said))
+    return {'right': said.count(name), 'of': len(said), 'low': low, 'high': high}

@@ -1,0 +1,89 @@
+"""The promise beside what came out: false alarms in hours of ordinary driving never seen."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+
+from lewm_core.calibration import Calibration, calibrate
+from lewm_core.evaluation.drives import ordinary_scores
+from lewm_core.evaluation.subject import Subject
+from lewm_core.report import Page
+from lewm_core.surprise import score_dataset
+from lewm_core.tails import clusters, poisson_interval
+from lewm_core.types import UserError
+
+log = logging.getLogger(__name__)
+
+RATES = (1.0, 6.0, 60.0)
+_WATCHED, _CALIBRATED = 1, 1000  # streams of random numbers
+
+
+def measure(subject: Subject) -> dict[str, Any]:
+    """Alarms that came at each promised rate, their ratio to the promise and its exact interval.
+
+    In `hours` of fresh driving where there is a world, else in the test episodes. One row for
+    each calibration: on the calibration episodes (`split`), and in a world on `calibrations`
+    drives of `calibration_minutes` each. The interval (Garwood) is over the alarms, the
+    calibration taken as it is; how much that one matters is what the rows differ by.
+    `calibration`: the first drive's, else the split's, None when neither can be.
+    """
+    job, skip = subject.job, subject.skip
+    calibrated = {'split': _calibrate(subject, score_dataset(subject.model, subject.dataset,
+                                                             'calibration'))}
+    if subject.make_world is None:
+        watched = score_dataset(subject.model, subject.dataset, 'test')
+    else:
+        for i in range(job.calibrations):
+            log.info('  calibration drive %d of %d', i + 1, job.calibrations)
+            scores = ordinary_scores(subject, job.calibration_minutes / 60, _CALIBRATED + i)
+            calibrated[f'drive {i + 1}'] = _calibrate(subject, scores)
+        log.info('  %g hours of ordinary driving', job.hours)
+        watched = ordinary_scores(subject, job.hours, _WATCHED)
+    hours = sum(map(len, watched)) * subject.block_s / 3600
+    rows = [row for name, calibration in calibrated.items() if calibration is not None
+            for row in _rows(name, calibration, watched, hours)]
+    first = calibrated.get('drive 1') or calibrated['split']
+    scores = np.concatenate(watched) if watched else np.zeros(0)
+    return {'hours': hours, 'blocks': len(scores), 'frameskip': skip,
+            'fresh': subject.make_world is not None, 'rows': rows, 'calibration': first,
+            'score_quantiles': {f'{q:g}': float(np.quantile(scores, q)) for q in (
+                0.5, 0.9, 0.99, 0.999, 1)} if len(scores) else {}}
+
+
+def _calibrate(subject: Subject, scores: list[np.ndarray]) -> Calibration | None:
+    try:
+        return calibrate(scores, subject.block_s, subject.checkpoint.surprise)
+    except UserError as error:
+        log.warning('no threshold: %s', error)
+        return None
+
+
+def _rows(name: str, calibration: Calibration, watched: list[np.ndarray], hours: float
+          ) -> list[dict[str, Any]]:
+    found = []
+    for rate in RATES if hours > 0 else ():
+        at = calibration.at_rate(rate)
+        alarms = sum(clusters(scores > at.threshold, at.cluster_blocks) for scores in watched)
+        low, high = poisson_interval(alarms, hours)
+        found.append({'calibration': name, 'calibration_hours': calibration.hours,
+                      'promised_per_hour': rate, 'extrapolated': at.extrapolated,
+                      'threshold': at.threshold, 'alarms': alarms, 'per_hour': alarms / hours,
+                      'ratio': alarms / hours / rate, 'low': low / rate, 'high': high / rate})
+    return found
+
+
+def show(page: Page, found: dict[str, Any]) -> None:
+    """Nothing; adds the table of promised and counted alarms."""
+    source = 'fresh simulated' if found['fresh'] else 'recorded (test episodes)'
+    page.text(f'{found["hours"]:.2f} hours of {source} ordinary driving, never seen by training '
+              'or calibration; an alarm is a cluster of exceedances. Exact 95 % interval.', 'note')
+    page.table([(r['calibration'], f'{60 * r["calibration_hours"]:.3g} min',
+                 f'{r["promised_per_hour"]:g}' + (' *' if r['extrapolated'] else ''),
+                 f'{r["threshold"]:.3g}', r['alarms'], f'{r["per_hour"]:.2f}',
+                 f'{r["ratio"]:.2f} ({r["low"]:.2f} to {r["high"]:.2f})') for r in found['rows']],
+               ('calibrated on', 'of', 'promised an hour', 'threshold', 'alarms', 'an hour',
+                'ratio'))
+    page.text('* rarer than the calibration can show: extrapolated by its Pareto tail.', 'note')

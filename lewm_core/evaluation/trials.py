@@ -1,0 +1,120 @@
+"""The same trajectories with and without each perturbation, and how surprising each block was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from lewm_core.evaluate import encode_pixels, evenly
+from lewm_core.evaluation.drives import trajectories
+from lewm_core.evaluation.perturbations import Happening, InWorld, in_world, recorded
+from lewm_core.evaluation.subject import Subject
+from lewm_core.kinds import BLOCKS, wait
+from lewm_core.surprise import block_scores
+
+# Blocks before and, at most, after the event; with a spare one for what is dropped, 90 ticks.
+_AFTER = 12
+_STREAM = 10  # of the drives' random numbers
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Ordinary trajectories: pictures (N, T, H, W, 3), commands (N, T - 1, F, A), `episode` (N,).
+
+    What happens, happens at frame `event`; `after` blocks from it on are looked at, and frame
+    T - 1 is a spare one. `fresh`: drives in a world, each an episode of its own.
+    """
+
+    pixels: np.ndarray
+    actions: np.ndarray
+    episode: np.ndarray
+    event: int
+    after: int
+    fresh: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The block scores (N, after) of N trajectories from the event on, with and without it.
+
+    `episode` (N,) says which trajectories are of one episode.
+    """
+
+    name: str
+    kind: str
+    scores: np.ndarray
+    control: np.ndarray
+    episode: np.ndarray
+
+
+def ordinary(subject: Subject) -> Trials | None:
+    """The trajectories that things happen to: fresh drives, or windows of test episodes.
+
+    None where no test episode is long enough to tell a jump from a shift.
+    """
+    event = subject.model.history + 3
+    if subject.make_world is not None:
+        blocks = event + _AFTER
+        made = list(trajectories(subject, blocks, _STREAM, subject.job.trajectories))
+        return Trials(np.stack([p for p, _ in made]), np.stack([a for _, a in made]),
+                      np.arange(len(made)), event, _AFTER, True)
+    dataset, least = subject.dataset, wait(subject.model.history) + BLOCKS
+    lengths = dataset.ep_len[dataset.episodes('test')]
+    room = (int(lengths.max(initial=1)) - 1) // subject.skip + 1
+    after = min(_AFTER, room - event - 1)
+    if after < least:
+        return None
+    frames = event + after + 1
+    starts = evenly(dataset.windows('test', frames, subject.skip), subject.job.trajectories)
+    pixels, actions = dataset.batch(starts, frames, subject.skip)
+    return Trials(pixels, actions, subject.episode_of(starts), event, after, False)
+
+
+def outcomes(subject: Subject, trials: Trials,
+             note: Callable[[str], None] = lambda name: None) -> Iterator[Outcome]:
+    """What each perturbation did to the scores, one after the other."""
+    latents = encode_pixels(subject.model, trials.pixels)
+    control = _after(subject, trials, latents, trials.actions)
+    rng = np.random.default_rng([subject.job.seed, _STREAM + 1])
+    for change in recorded():
+        note(change.name)
+        pixels, actions = change.alter(trials.pixels, trials.actions, trials.event,
+                                       subject.checkpoint.spec, rng)
+        seen = latents
+        if pixels is not trials.pixels:
+            seen = np.concatenate([latents[:, :trials.event], encode_pixels(
+                subject.model, pixels[:, trials.event:])], axis=1)
+        yield Outcome(change.name, change.kind, _after(subject, trials, seen, actions), control,
+                      trials.episode)
+    if subject.make_world is not None:
+        for i, change in enumerate(in_world(subject.make_world())):
+            note(change.name)
+            yield _happened(subject, trials, control, change, i)
+
+
+def _happened(subject: Subject, trials: Trials, control: np.ndarray, change: InWorld, number: int
+              ) -> Outcome:
+    """The outcome of driving all trajectories again, with `change` in the block of the event."""
+    happenings = []
+
+    def at(index: int) -> Happening:
+        rng = np.random.default_rng([subject.job.seed, _STREAM + 2, number, index])
+        last = trials.event * subject.skip  # any tick after the frame before, this one included
+        happenings.append(Happening(change, int(rng.integers(last - subject.skip, last)) + 1, rng))
+        return happenings[-1]
+
+    blocks = trials.actions.shape[1]
+    made = list(trajectories(subject, blocks, _STREAM, len(trials.pixels), at))
+    good = np.array([h.happened for h in happenings])
+    pixels, actions = (np.stack([m[i] for m in made])[good] for i in (0, 1))
+    scores = _after(subject, trials, encode_pixels(subject.model, pixels), actions)
+    return Outcome(change.name, change.kind, scores, control[good], trials.episode[good])
+
+
+def _after(subject: Subject, trials: Trials, latents: np.ndarray, actions: np.ndarray
+           ) -> np.ndarray:
+    """The scores (N, after) of the blocks that end at the event and later."""
+    first = trials.event - 1
+    return block_scores(subject.model, latents, actions)[:, first:first + trials.after]
