@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lewm_core.model import WorldModel
 
 # MODULE:CLASS of each head, imported when it is needed.
-HEADS: dict[str, str] = {}
+HEADS: dict[str, str] = {'decoder': 'lewm_core.decoder:Decoder'}
 
 PREFIX = 'heads.'
 

@@ -127,7 +127,7 @@ def show(page: Page, found: dict[str, Any]) -> None:
               f'perturbation; {found["after"]} blocks of {found["block_s"]:g} s are looked at '
               'from it on. AUROC: of the first block; within: of the highest. Detected: above '
               'the threshold within those blocks. Effect: mean over deviation of the log ratio '
-              'of the first block\'s scores, paired; p: Wilcoxon, one-sided, Holm.', 'note')
+              'of the scores of the first block, paired; p: Wilcoxon, one-sided, Holm.', 'note')
     page.table([_cells(row) for row in found['perturbations']],
                ('perturbation', 'trajectories', 'AUROC', 'within', 'detected at 1/h', 'at 6/h',
                 'delay at 6/h, blocks', 'score ×', 'effect', 'p'))

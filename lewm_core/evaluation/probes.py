@@ -67,8 +67,10 @@ def fit_linear(latents: np.ndarray, columns: np.ndarray, held: np.ndarray,
     good, also = (np.isfinite(c).all(axis=1) for c in (columns, held_columns))
     scale = columns[good].var(axis=0) + 1e-24
     fits = [(LinearProbe.fit(latents[good], columns[good], ridge), ridge) for ridge in _RIDGES]
+    if not also.any():
+        return fits[len(fits) // 2]
     errors = [((fit(held[also]) - held_columns[also]) ** 2 / scale).mean() for fit, _ in fits]
-    return fits[int(np.nanargmin(errors))] if also.any() else fits[3]
+    return fits[int(np.nanargmin(errors))]
 
 
 def _scores(true: np.ndarray, said: np.ndarray, test: Encoded, subject: Subject
@@ -115,8 +117,8 @@ def show(page: Page, found: dict[str, Any]) -> None:
         page.text('The dataset has no state columns that vary, so nothing can be probed.', 'note')
         return
     page.text('Fitted on training episodes, chosen on validation, measured on test episodes; 95 % '
-              'bootstrap intervals over episodes. r is Pearson\'s; NMSE is the squared error over '
-              'the variance.', 'note')
+              'bootstrap intervals over episodes. r: Pearson; NMSE: squared error over variance.',
+              'note')
     page.table([(name, *(text(probe[kind][key]) for kind in ('linear', 'mlp')
                          for key in ('r', 'r2', 'nmse')))
                 for name, probe in found['columns'].items()],

@@ -77,8 +77,9 @@ class Subject:
         if split not in self._kept:
             rows = evenly(self.dataset.rows(split), self.job.frames)
             if len(rows) < _FEW:
-                raise UserError(f'dataset {str(self.dataset.path)!r} has {len(rows)} frames in its '
-                                f'{split} episodes, but {_FEW} are needed: record more episodes')
+                raise UserError(f'dataset {str(self.dataset.path)!r} has {len(rows)} frames in '
+                                f'its {split} episodes, but {_FEW} are needed: record more '
+                                'episodes')
             self._kept[split] = Encoded(
                 rows, encode_rows(self.model, self.dataset, rows), self.episode_of(rows),
                 {name: column[rows] for name, column in self.dataset.states.items()})
@@ -129,8 +130,9 @@ def find_world(name: str, dataset: Dataset) -> Callable[[], Any] | None:
     fits = able and world.action_space.shape == (spec.action_dim,) and not (
         set(spec.state_names) - set(world.state()))
     if not fits and asked:
-        raise UserError(f'world={name} cannot stand for robot {spec.name!r}: its actions or states '
-                        "are others, or it can't be rearranged; give two_room, push or none")
+        raise UserError(f'world={name} cannot stand for robot {spec.name!r}: its actions or '
+                        "states are others, or it can't be rearranged; give two_room, push or "
+                        'none')
     if not fits:
         return None
     log.info('fresh drives come from the world %s', name)

@@ -1,0 +1,61 @@
+"""Closed loop: how many goals the planner reaches in a world, with something in between."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from lewm_core.agent import Agent
+from lewm_core.evaluation.intervals import Figure
+from lewm_core.evaluation.subject import Subject
+from lewm_core.tails import wilson_interval
+from lewm_core.types import Frame
+
+_TICKS = 60  # a goal's budget, as in `lewm demo`
+_RADII = 2.0
+_STREAM = 20
+
+
+def drive_to_goals(subject: Subject, look: Callable[[np.ndarray], np.ndarray], noise: float,
+                   delay: int) -> dict[str, Any]:
+    """The share of the job's goals that are reached, with its Wilson interval.
+
+    The tasks are the same whatever is in between. The planner sees `look` of each picture; its
+    commands reach the robot `delay` ticks late, with noise of `noise` standard deviations of the
+    training commands, and it takes them for what was done. Reached: within two radii of the goal
+    within 60 ticks.
+    """
+    job, world, agent = subject.job, subject.make_world(), Agent(subject.checkpoint)
+    std = subject.model.action_std.cpu().numpy().astype(np.float64)
+    reached = 0
+    for i in range(job.goals):
+        rng = np.random.default_rng([job.seed, _STREAM, i])
+        task = world.sample_task(rng)
+        while True:
+            world.reset_to(task)
+            if not world.reached(task.goal, _RADII):
+                break
+            task = world.sample_task(rng)
+        agent.reset()
+        agent.set_goal(world.goal_image(task))
+        reached += _reaches(subject, world, agent, task.goal, look, noise * std, delay, rng)
+    low, high = wilson_interval(reached, job.goals)
+    return {'reached': Figure(reached / job.goals, low, high, job.goals).to_dict()}
+
+
+def _reaches(subject: Subject, world: Any, agent: Agent, goal: Any,
+             look: Callable[[np.ndarray], np.ndarray], spread: np.ndarray, delay: int,
+             rng: np.random.Generator) -> bool:
+    spec, coming = subject.checkpoint.spec, deque([subject.checkpoint.spec.safe] * delay)
+    tick_ns = round(1e9 * spec.tick_s)
+    for tick in range(_TICKS):
+        # Between plans the picture is not looked at.
+        pixels = look(world.render()) if tick % subject.skip == 0 else None
+        coming.append(agent.act(Frame(tick * tick_ns, pixels)).values)
+        world.advance(spec.clamp(coming.popleft() + rng.normal(0.0, 1.0, len(spread)) * spread))
+        if world.reached(goal, _RADII):
+            return True
+    return False
