@@ -42,7 +42,10 @@ class Decoder(nn.Module):
             doublings += 1
         self._side = -(-self._size // 2 ** doublings)
         width = config.channels
-        self.first = nn.Linear(model.config.latent_dim, width * self._side ** 2)
+        latent = model.config.latent_dim
+        # Latents are near N(0, 1) where training went well; a decoder is wanted where it did not.
+        self.first = nn.Sequential(nn.BatchNorm1d(latent, affine=False),
+                                   nn.Linear(latent, width * self._side ** 2))
         # Transposed: on a CPU eight times faster than doubling the picture and then a convolution.
         layers: list[nn.Module] = []
         for left in range(doublings, 0, -1):
@@ -50,11 +53,13 @@ class Decoder(nn.Module):
             layers += [nn.GELU(), nn.ConvTranspose2d(width, narrow, 4, stride=2, padding=1)]
             width = narrow
         self.rest = nn.Sequential(*layers)
+        # What a picture looks like on the whole; the layers draw what differs.
+        self.base = nn.Parameter(torch.zeros(3, self._size, self._size))
 
     def forward(self, latents: Tensor) -> Tensor:
         """The pictures (N, 3, H, W), 0 is black and 1 white, not limited, of latents (N, D)."""
         x = self.first(latents).view(len(latents), -1, self._side, self._side)
-        return self.rest(x)[..., :self._size, :self._size]
+        return self.base + self.rest(x)[..., :self._size, :self._size]
 
     @torch.no_grad()
     def pictures(self, latents: Tensor) -> Tensor:

@@ -23,22 +23,24 @@ FILE = 'with_decoder.safetensors'
 _BATCH, _RATE, _CHECKS, _ROWS = 64, 2e-3, 10, 3
 
 
-def measure(subject: Subject) -> dict[str, Any]:
+def measure(subject: Subject, keep: bool = True) -> dict[str, Any]:
     """How much of the pictures' variance is decoded on test, and a grid of real and imagined.
 
     Trained on train frames with their latents frozen; the weights kept are those with the lowest
     error on validation. `explained` is 1 - squared error over that of the mean training picture.
-    The checkpoint with its new head `decoder` is written beside the report.
+    The checkpoint with its new head `decoder` is written beside the report, unless `keep` is
+    false.
     """
     decoder, steps = fit(subject)
-    train, test = subject.encoded('train'), subject.encoded('test')
-    mean = _frames(subject, train.rows[::max(1, len(train.rows) // 1000)]).mean(axis=0)
+    test = subject.encoded('test')
+    mean = mean_picture(subject)
     errors = _errors(subject, decoder, test, mean)
     sums = episode_sums(errors, test.episode)
     job = subject.job
-    job.output.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(job.output / FILE, subject.checkpoint.with_head('decoder', decoder))
-    log.info('  %s holds the checkpoint with its decoder', job.output / FILE)
+    if keep:
+        job.output.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(job.output / FILE, subject.checkpoint.with_head('decoder', decoder))
+        log.info('  %s holds the checkpoint with its decoder', job.output / FILE)
     return {'explained': over_episodes(sums, lambda s: 1 - s[:, 1] / s[:, 2], job.resamples,
                                        job.seed).to_dict(),
             'psnr_db': over_episodes(sums, lambda s: -10 * np.log10(s[:, 1] / s[:, 0]),
@@ -55,6 +57,7 @@ def fit(subject: Subject) -> tuple[Decoder, int]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.seed)
         decoder = Decoder(DecoderConfig(), subject.model).to(device)
+    decoder.base.data.copy_(torch.from_numpy(mean_picture(subject)).permute(2, 0, 1))
     optimiser = torch.optim.Adam(decoder.parameters(), lr=_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=job.decoder_steps)
     rng = np.random.default_rng(job.seed)
@@ -79,13 +82,21 @@ def fit(subject: Subject) -> tuple[Decoder, int]:
 @torch.no_grad()
 def _held_error(subject: Subject, decoder: Decoder, held: Encoded, device: torch.device) -> float:
     rows = np.linspace(0, len(held.rows) - 1, min(256, len(held.rows))).astype(int)
+    decoder.eval()
     made = decoder(torch.from_numpy(held.latents[rows]).to(device))
+    decoder.train()
     return float(functional.mse_loss(made, _target(subject, held.rows[rows], device)))
 
 
 def _target(subject: Subject, rows: np.ndarray, device: torch.device) -> torch.Tensor:
     pixels = torch.from_numpy(subject.dataset.frames(rows)).to(device)
     return pixels.permute(0, 3, 1, 2).float() / 255
+
+
+def mean_picture(subject: Subject) -> np.ndarray:
+    """The mean (H, W, 3) of a thousand training frames, in [0, 1]."""
+    rows = subject.encoded('train').rows
+    return _frames(subject, rows[::max(1, len(rows) // 1000)]).mean(axis=0)
 
 
 def _frames(subject: Subject, rows: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from lewm_core.data import SPLITS, Dataset
 from lewm_core.evaluation.subject import Subject, find_world, fitting, settings
 from lewm_core.jobs import SECTIONS, EvaluateJob
 from lewm_core.monitor import latent_statistics
+from lewm_core.paths import load_robot
 from lewm_core.report import Page
 from lewm_core.types import UserError
 
@@ -45,7 +46,8 @@ def main(job: EvaluateJob, overrides: list[str]) -> int:
             raise UserError(f'output {str(path)!r} exists already; give another folder with '
                             'output=, or overwrite=true')
     checkpoint = load_checkpoint(job.checkpoint)
-    dataset = fitting(checkpoint, Dataset.open(job.dataset))
+    robot = load_robot(job.robot) if job.robot else None
+    dataset = fitting(checkpoint, Dataset.open(job.dataset, robot))
     subject = Subject(checkpoint, dataset, job, find_world(job.world, dataset))
     results = evaluate(subject)
     job.output.mkdir(parents=True, exist_ok=True)

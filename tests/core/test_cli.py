@@ -88,15 +88,26 @@ def test_a_finished_run_is_not_trained_over(run, dataset, capsys):
     assert (run / 'model.safetensors').read_bytes() == before
 
 
-def test_evaluate_prints_and_writes_its_figures_once(run, dataset, tmp_path, capsys):
+def test_evaluate_writes_its_figures_and_a_page_that_needs_nothing_else_once(run, dataset,
+                                                                             tmp_path, capsys):
     words = ['evaluate', f'checkpoint={run}/model.safetensors', f'dataset={dataset}',
-             f'output={tmp_path}/figures.json']
+             f'output={tmp_path}/made', f'compare={dataset}', 'trajectories=4', 'hours=0.01',
+             'calibration_minutes=1', 'calibrations=1', 'goals=1', 'frames=60', 'windows=10',
+             'probe_steps=5', 'decoder_steps=2', 'resamples=20']
     assert main(words) == 0
-    figures = json.loads(capsys.readouterr().out)
-    assert set(figures['probe_r2']) == {'x', 'y'}
-    assert json.loads((tmp_path / 'figures.json').read_text()) == figures
+    page, figures = capsys.readouterr().out.split()
+    found = json.loads(Path(figures).read_text())
+    assert list(found['sections']) == ['probes', 'open_loop', 'straightness', 'surprise',
+                                       'robustness', 'decoder', 'gap']
+    assert set(found['sections']['probes']['columns']) == {'x', 'y'}
+    text = Path(page).read_text()
+    assert 'data:image/png' in text and 'http' not in text and '<script' not in text
+    assert main(['inspect', f'{tmp_path}/made/with_decoder.safetensors']) == 0
+    capsys.readouterr()
     assert main(words) == 1
     assert 'exists already' in capsys.readouterr().err
+    assert main([*words, 'overwrite=true', 'sections=[everything]']) == 1
+    assert "['everything'] is not a choice of" in capsys.readouterr().err
 
 
 def test_inspect_tells_by_content_not_by_name(run, dataset, tmp_path, capsys):
