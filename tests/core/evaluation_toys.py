@@ -66,7 +66,7 @@ def seeing(dataset: Dataset, output: Path, **settings: object) -> Subject:
     """The seer on `dataset`, with small settings and fresh drives in its world."""
     small = dict(trajectories=16, hours=0.05, calibration_minutes=3.0, calibrations=1, goals=3,
                  windows=60, probe_steps=200, resamples=50, decoder_steps=60, horizon=4, seed=1)
-    job = EvaluateJob(Path('model'), dataset.path, output, **{**small, **settings})
+    job = EvaluateJob(Path('model'), dataset.path, output=output, **{**small, **settings})
     planner = PlannerConfig(samples=64, elites=8, iterations=3)
     checkpoint = Checkpoint(Seer(dataset.spec), dataset.spec, DataConfig(test=0.25),
                             planner=planner)
