@@ -103,6 +103,8 @@ class TrainConfig:
     log_every: int = _option(50, 'steps between log lines', 1, 10**9)
     tensorboard: bool = _option(True, 'write TensorBoard events where it is installed')
     threads: int = _option(0, 'CPU threads; 0: as PyTorch chooses', 0, 1024)
+    frames: str = _option('auto', 'mapped: read from the file; resident: all on the device; auto: '
+                          'resident on a GPU with room', among=('auto', 'mapped', 'resident'))
     logger: str = _option('tensorboard', 'where figures go beside metrics.jsonl; wandb (Weights '
                           '& Biases) must be installed', among=('tensorboard', 'wandb'))
     stop_on_collapse: bool = _option(True, 'end with an error once the latents stay collapsed')

@@ -121,21 +121,32 @@ class Dataset:
 
         Block k leaves frame k: its F actions are those executed from frame k to frame k + 1.
         """
+        rows, blocks = self.window_rows(starts, frames, frameskip)
+        return self.frames(rows), blocks
+
+    def window_rows(self, starts: np.ndarray, frames: int, frameskip: int
+                    ) -> tuple[np.ndarray, np.ndarray]:
+        """The rows (B, T) int64 of a batch's frames; the blocks between them, as in `batch`."""
         starts = np.asarray(starts, dtype=np.int64)
         rows = starts[:, None] + np.arange(frames) * frameskip
         ticks = starts[:, None] + np.arange((frames - 1) * frameskip)
-        blocks = self.action[ticks].reshape(len(starts), frames - 1, frameskip, -1)
-        return self.frames(rows), blocks
+        return rows, self.action[ticks].reshape(len(starts), frames - 1, frameskip, -1)
 
-    def frames(self, rows: np.ndarray) -> np.ndarray:
-        """The pictures (*rows.shape, H, W, 3) uint8 of `rows`, copied once."""
+    def frames(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """The pictures (*rows.shape, H, W, 3) uint8 of `rows`, copied once, to `out` if given."""
+        rows, shape = np.asarray(rows), tuple(self.pixels.shape)
+        if out is None:
+            out = np.empty((*rows.shape, *shape[1:]), np.uint8)
+        if rows.size and not 0 <= rows.min() <= rows.max() < shape[0]:
+            raise IndexError(f'rows {rows.min()} to {rows.max()} of a dataset of {shape[0]}')
+        flat = out.reshape(rows.size, *shape[1:])
         if isinstance(self.pixels, np.ndarray):
-            return np.asarray(self.pixels)[rows]
-        rows = np.asarray(rows)
-        out = np.empty((rows.size, *self.pixels.shape[1:]), np.uint8)
+            # Checked above and not by take, which would then gather elsewhere and copy again.
+            np.take(np.asarray(self.pixels), rows.ravel(), axis=0, out=flat, mode='clip')
+            return out
         for i in np.argsort(rows, axis=None, kind='stable'):
-            out[i] = self.pixels[rows.flat[i]]
-        return out.reshape(*rows.shape, *self.pixels.shape[1:])
+            flat[i] = self.pixels[rows.flat[i]]
+        return out
 
     def with_split(self, data: DataConfig) -> Dataset:
         """This dataset, split as `data` says; itself when it already is, or has its own split."""

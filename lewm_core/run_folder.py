@@ -22,7 +22,7 @@ from lewm_core.environment import write_environment
 from lewm_core.types import UserError
 
 # What may differ when a run goes on: none of these changes what a step computes or what is kept.
-_FREE = {'device', 'threads', 'checkpoint_every', 'log_every', 'tensorboard', 'logger',
+_FREE = {'device', 'threads', 'frames', 'checkpoint_every', 'log_every', 'tensorboard', 'logger',
          'stop_on_collapse'}
 _STATE = ('step', 'model', 'objective', 'optimizer', 'precision', 'seconds', 'best')
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from lewm_core import distributed
+from lewm_core.batches import Batches
 from lewm_core.config import ModelConfig, TrainConfig
 from lewm_core.data import Dataset, WindowSampler, action_statistics
 from lewm_core.finetune import start_from
@@ -58,6 +59,7 @@ class Trainer:
         if config.batch_size % distributed.size():
             raise UserError(f'train.batch_size={config.batch_size} cannot be shared equally by '
                             f'{distributed.size()} processes; give a multiple of that')
+        self.batches = Batches(dataset, *self.window, self.device, config.frames)
         self.sampler = WindowSampler(dataset.windows('train', *self.window), config.batch_size,
                                      config.seed)
         # Asked once: batches are assembled in a thread, beside whatever this one does `alone`.
@@ -80,11 +82,11 @@ class Trainer:
             start_from(Path(self.config.init), self.model)
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pixels (B, T, H, W, 3) uint8 and actions (B, T - 1, F, A) of `step`, on the CPU.
+        """The windows of `step` as `Batches.load` gives them: this process's share of the batch.
 
-        B is this process's share of the batch.
+        Its pixels are good until the batch of the step after next is asked for.
         """
-        return self._tensors(self.sampler(step)[self._share])
+        return self.batches.load(self.sampler(step)[self._share], step % 2)
 
     def step(self, step: int, batch: tuple[torch.Tensor, torch.Tensor]) -> Losses:
         """The losses of one optimiser step on `batch`."""
@@ -93,7 +95,7 @@ class Trainer:
             group['lr'] = rate
         torch.manual_seed(self._seed(step) + (self._share.start << 30))  # dropout
         self.generator.manual_seed(self._seed(step))  # directions: the same everywhere
-        losses = self._losses(*batch)
+        losses = self._losses(*self.batches.place(batch, step % 2))
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
         distributed.average_gradients(self.learned.parameters())
@@ -116,8 +118,8 @@ class Trainer:
         pieces = np.array_split(self._held_out,
                                 math.ceil(len(self._held_out) / self.config.batch_size))
         with distributed.alone():
-            rows = [torch.stack(self._losses(*self._tensors(piece))[:3]).cpu()
-                    for piece in pieces]
+            batches = (self.batches.place(self.batches.load(piece)) for piece in pieces)
+            rows = [torch.stack(self._losses(*batch)[:3]).cpu() for batch in batches]
         total, prediction, spread = torch.stack(rows).double().mean(0).tolist()
         self._validation = {'val_loss': total, 'val_prediction': prediction, 'val_sigreg': spread}
         self._validated = self.done
@@ -188,12 +190,7 @@ class Trainer:
     def _seed(self, step: int) -> int:
         return (self.config.seed << 32) + step + 1
 
-    def _tensors(self, starts: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        tensors = [torch.from_numpy(a) for a in self.dataset.batch(starts, *self.window)]
-        return tuple(t.pin_memory() if self.device.type == 'cuda' else t for t in tensors)
-
     def _losses(self, pixels: torch.Tensor, actions: torch.Tensor) -> Losses:
-        pixels, actions = (t.to(self.device, non_blocking=True) for t in (pixels, actions))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == 'bf16'):
             return self.objective(self.model, pixels, actions, self.generator)
 
