@@ -35,6 +35,8 @@ class ConvertJob:
     jpeg_quality: int = _option('of storage=jpeg', 95, 50, 100)
     workers: int = _option('processes; 0: as many as the bags are worth', 0, 0, 256)
     report: bool = _option('write OUTPUT.report.html and .json: frames, actions, drops', True)
+    typestore: str = _option('for message types that a bag does not define: a ROS distribution, '
+                             'such as humble, or a folder of .msg files', '')
     data: DataConfig = _group(DataConfig)
 
 
@@ -72,6 +74,8 @@ class BagsJob:
     output: Path = _option('the run folder: data.h5, model.safetensors, logs',
                            Path('runs/train_from_bags'))
     overwrite: bool = _option('replace an output that exists', False)
+    typestore: str = _option('for message types that a bag does not define: a ROS distribution, '
+                             'such as humble, or a folder of .msg files', '')
     model: ModelConfig = _group(ModelConfig)
     data: DataConfig = _group(DataConfig)
     train: TrainConfig = _group(TrainConfig)

@@ -19,6 +19,8 @@ from lewm_core.types import UserError
 _PATH = re.compile(r'^[a-z][a-z0-9_]*(\[\d+\])?(\.[a-z][a-z0-9_]*(\[\d+\])?)*$')
 _TYPE = re.compile(r'^[a-z][a-z0-9_]*/msg/[A-Z][A-Za-z0-9]*$')
 _TOPIC = re.compile(r'^[~/A-Za-z_][A-Za-z0-9_/~]*$')
+# A topic that the spec leaves open: in a recording, the one of its type.
+ANY_TOPIC = '*'
 _NAME = re.compile(r'^[a-z][a-z0-9_]*$')
 REDUCTIONS = ('last', 'mean', 'sum')
 
@@ -177,6 +179,22 @@ class RobotSpec:
         camera = dataclasses.replace(self.camera, source_width=width, source_height=height)
         return dataclasses.replace(self, cameras=(camera, *self.cameras[1:]))
 
+    def with_topics(self, camera: str, action: str) -> RobotSpec:
+        """This spec with these topics where it leaves its own open."""
+        seen, act = self.camera, self.action
+        if seen.topic == ANY_TOPIC:
+            seen = dataclasses.replace(seen, topic=camera)
+        if act.topic == ANY_TOPIC:
+            act = dataclasses.replace(act, topic=action)
+        return dataclasses.replace(self, cameras=(seen, *self.cameras[1:]), action=act)
+
+    def require_topics(self) -> None:
+        """Nothing; raises UserError where a topic is open, which only a recording can fill in."""
+        for what, topic in (('camera', self.camera.topic), ('action', self.action.topic)):
+            if topic == ANY_TOPIC:
+                raise UserError(f'the {what} topic of robot {self.name!r} is {topic!r}, which '
+                                'only a conversion from a recording can fill in; give its name')
+
     @classmethod
     def from_dict(cls, tree: Any, where: str = 'robot spec') -> RobotSpec:
         """The spec in `tree`; raises UserError naming the key at fault and what it should be."""
@@ -281,7 +299,8 @@ def _validate(spec: RobotSpec) -> None:
 def _validate_camera(camera: Camera) -> None:
     _check(_NAME.match(camera.name), 'camera name', camera.name,
            'lower-case letters, digits and _')
-    _check(_TOPIC.match(camera.topic), 'camera topic', camera.topic, 'a ROS topic name')
+    _check(camera.topic == ANY_TOPIC or _TOPIC.match(camera.topic), 'camera topic', camera.topic,
+           "a ROS topic name, or '*' for the one of its type in a recording")
     _check(camera.type in ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'),
            'camera type', camera.type,
            'sensor_msgs/msg/Image or sensor_msgs/msg/CompressedImage')
@@ -299,7 +318,8 @@ def _validate_camera(camera: Camera) -> None:
 
 
 def _validate_action(action: ActionSpec) -> None:
-    _check(_TOPIC.match(action.topic), 'action topic', action.topic, 'a ROS topic name')
+    _check(action.topic == ANY_TOPIC or _TOPIC.match(action.topic), 'action topic', action.topic,
+           "a ROS topic name, or '*' for the one of its type in a recording")
     _check(_TYPE.match(action.type), 'action type', action.type,
            'package/msg/Type, such as geometry_msgs/msg/Twist')
     if not action.fields:

@@ -60,9 +60,10 @@ class BagRows:
         self.episodes = [e for e in self.episodes if len(e.frames) >= window]
 
 
-def read_part(path: Path, spec: RobotSpec, window: int, identity: BagHash) -> BagRows:
+def read_part(path: Path, spec: RobotSpec, window: int, identity: BagHash,
+              typestore: str = '') -> BagRows:
     """The first pass over the bag at `path`: no image is decoded, or even read where it can."""
-    with open_bag(path) as bag:
+    with open_bag(path, typestore) as bag:
         recording, lost = read_times(bag, spec), bag.lost()
     steps, builder = build_steps(recording, spec)
     part = BagRows(path, identity, recording, _episodes(steps), builder.skipped, builder.timeouts,
@@ -97,7 +98,9 @@ def check_length(parts: list[BagRows], spec: RobotSpec, window: int) -> None:
 
 
 def with_source(parts: list[BagRows], spec: RobotSpec) -> RobotSpec:
-    """The spec with the size of the first image that can be decoded, where it leaves that open."""
+    """The spec with the first recording's topics and image size, where it leaves those open."""
+    topics = parts[0].recording.topics
+    spec = spec.with_topics(topics['camera'], topics['action'])
     if spec.camera.source_width is not None and spec.camera.source_height is not None:
         return spec
     reason = ''

@@ -54,6 +54,10 @@ class Types:
         for name in _FIXED & own.keys():
             if own[name][1] != self.store.fielddefs[name][1]:
                 del own[name]  # never changed by any ROS, so the definition is damaged
+        while broken := [name for name, definition in own.items()
+                         if not _names({name: definition}) <= own.keys() | self.store.fielddefs]:
+            for name in broken:  # made of types that nothing defines
+                del own[name]
         for name in own:
             self.store.fielddefs.pop(name, None)
             self.store.types.pop(name, None)
@@ -77,7 +81,8 @@ class Types:
         types = _parse(type, 'ros2msg', file.read_text(errors='replace'))
         for needed in _names(types):
             self._load(needed, folder)
-        self.store.register({k: v for k, v in types.items() if k not in self.store.fielddefs})
+        if _names(types) <= self.store.fielddefs.keys():
+            self.store.register(types)
 
     def read(self, raw: Any, type: str) -> Any:
         """The message in `raw`. What follows it there is left alone: some drivers write more.

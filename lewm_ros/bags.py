@@ -85,17 +85,17 @@ def convert(bags: Sequence[str | Path], spec: RobotSpec, output: str | Path,
             on_progress: Callable[[int, int], None] | None = None, *,
             should_stop: Callable[[], bool] = lambda: False, window: int = WINDOW,
             workers: int = 1, storage: str = 'raw', quality: int = 95,
-            append: bool = False) -> ConversionReport:
+            append: bool = False, typestore: str = '') -> ConversionReport:
     """What was converted; `output` then holds the dataset of all `bags` (HDF5).
 
     Two passes: the stamps and commands of all bags first, so that bad input is known before
     anything is written, then the pixels of the frames that were chosen, by `workers` processes
     (0: as many as are worth starting). Episodes of fewer than `window` frames are dropped and
     counted. With `append` the bags are added to the dataset that is there, but for those that it
-    holds already, by their hash. `on_progress` gets (frames written, frames in all).
-    `output` appears, or changes, as a whole or not at all. Of several bags those that fail are
-    left out and named in the report. Raises UserError on bad input where nothing is left, and
-    ConversionStopped when `should_stop` says so.
+    holds already, by their hash. `typestore`: see `open_bag`. `on_progress` gets
+    (frames written, frames in all). `output` appears, or changes, as a whole or not at all. Of
+    several bags those that fail are left out and named in the report. Raises UserError on bad
+    input where nothing is left, and ConversionStopped when `should_stop` says so.
     """
     output = Path(output)
     if output.exists() and not (overwrite or append):
@@ -105,7 +105,7 @@ def convert(bags: Sequence[str | Path], spec: RobotSpec, output: str | Path,
     base = Dataset.open(output) if append and output.exists() else None
     if base is not None:
         spec, data = _check_base(base, spec, storage), base.data or data
-    gathered = _gather(find_bags(bags), spec, window, should_stop, _hashes(base))
+    gathered = _gather(find_bags(bags), spec, window, should_stop, _hashes(base), typestore)
     if not gathered.parts:
         return _nothing_new(gathered, output, base)
     check_length(gathered.parts, spec, window)
@@ -128,7 +128,7 @@ class _Gathered:
 
 
 def _gather(paths: list[Path], spec: RobotSpec, window: int, should_stop: Callable[[], bool],
-            seen: set[str]) -> _Gathered:
+            seen: set[str], typestore: str) -> _Gathered:
     """The first pass; a bag that fails among others is noted and left out."""
     found = _Gathered([], [], [])
     for path in paths:
@@ -140,7 +140,7 @@ def _gather(paths: list[Path], spec: RobotSpec, window: int, should_stop: Callab
                 _LOG.info('%s is left out: it is in the dataset already', path)
                 found.known.append(path)
                 continue
-            found.parts.append(read_part(path, spec, window, identity))
+            found.parts.append(read_part(path, spec, window, identity, typestore))
             seen.add(identity.sha256)
         except UserError as error:
             if len(paths) == 1:

@@ -87,6 +87,7 @@ class Recorder(BasicNode):
         named: dict[str, str | None] = {}
         if robot:
             spec = load_robot(robot)
+            spec.require_topics()
             named = {spec.camera.topic: spec.camera.type, spec.action.topic: spec.action.type,
                      **{s.topic: s.type for s in spec.state}}
             if spec.episode_topic is not None:

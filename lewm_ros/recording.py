@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from lewm_core.robot import RobotSpec
+from lewm_core.robot import ANY_TOPIC, RobotSpec
 from lewm_core.types import UserError
 from lewm_ros.bag_reader import Bag, Topic
 from lewm_ros.clocks import RULE, Stamps, choose_clock, queued
@@ -65,16 +65,22 @@ class Recording:
 def find_topic(bag: Bag, wanted: str, type: str, what: str) -> Topic:
     """The topic of the bag that the spec means by `wanted`.
 
-    A relative name also matches under a namespace, when exactly one does. Raises UserError when
-    it is missing or of another type, with the topics that are there.
+    A relative name also matches under a namespace, when exactly one there is of the type; '*'
+    is the one topic of the type that has messages. Raises UserError when it is missing or of
+    another type, with the topics that are there.
     """
     tail = '/' + wanted.lstrip('~/')
     named = [t for t in bag.topics if t.name == tail]
-    if not named and not wanted.startswith('/'):
+    if wanted == ANY_TOPIC:
+        typed = [t for t in bag.topics if t.type == type]
+        named = [t for t in typed if t.count] or typed
+    elif not named and not wanted.startswith('/'):
         named = [t for t in bag.topics if t.name.endswith(tail)]
+        named = [t for t in named if t.type == type] or named
     names = sorted({t.name for t in named})
     if not names:
-        raise UserError(f'bag {str(bag.path)!r} has no topic {wanted!r} for the {what}, only '
+        wanted = f'{wanted!r} of type {type}' if wanted == ANY_TOPIC else repr(wanted)
+        raise UserError(f'bag {str(bag.path)!r} has no topic {wanted} for the {what}, only '
                         f'{bag.listing()}; correct the robot spec or record that topic')
     if len(names) > 1:
         raise UserError(f'bag {str(bag.path)!r} has several topics that {wanted!r} may mean for '

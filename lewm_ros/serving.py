@@ -53,6 +53,7 @@ def serving_spec(trained: RobotSpec, robot: str) -> RobotSpec:
                         f'{local.fingerprint()} and the checkpoint {trained.fingerprint()}, first '
                         f'differing in {key} ({here!r} here, {there!r} there); give the robot it '
                         'was trained on, or train on this one')
+    local = local.with_topics(trained.camera.topic, trained.action.topic)
     camera = dataclasses.replace(trained.camera, topic=local.camera.topic, type=local.camera.type)
     action = dataclasses.replace(trained.action, topic=local.action.topic, type=local.action.type)
     return dataclasses.replace(trained, cameras=(camera,), action=action, state=local.state,

@@ -47,6 +47,7 @@ class SimRobot(BasicNode):
         if not self.config.robot:
             raise UserError("parameter robot is ''; give a robot spec, such as robot:=two_room")
         self.spec = load_robot(self.config.robot)
+        self.spec.require_topics()
         validate(self.config, self.spec)
         self.world = make_world(self.config.world, self.spec) if world is None else world
         self.world.reset(seed=self.config.seed)

@@ -57,20 +57,20 @@ class SqliteFile:
         """Yields of each message the first `most` (n,) bytes at least; all of it where -1."""
         blobs = hasattr(self._open, 'blobopen')  # Python 3.11
         for row, few in zip(entries.offset.tolist(), most.tolist()):
-            if few < 0 or not blobs:
-                yield self._data(row)
-                continue
-            try:
-                # Of a long row SQLite reads the pages that are asked for and no more.
-                with self._open.blobopen('messages', 'data', row, readonly=True) as blob:
-                    yield blob.read(few)
-            except sqlite3.Error as error:
-                raise Damage(f'row {row} of messages: {error}') from None
+            yield self._data(row) if few < 0 or not blobs else self._head(row, few)
 
     def messages(self, entries: Entries) -> Iterator[bytes | memoryview]:
         """Yields each message whole."""
         for row in entries.offset.tolist():
             yield self._data(row)
+
+    def _head(self, row: int, few: int) -> bytes:
+        """The first bytes of a message: of a long row SQLite reads no more pages than that."""
+        try:
+            with self._open.blobopen('messages', 'data', row, readonly=True) as blob:
+                return blob.read(few)
+        except sqlite3.Error as error:
+            raise Damage(f'row {row} of messages: {error}') from None
 
     def _data(self, row: int) -> bytes:
         try:
