@@ -13,7 +13,7 @@ import numpy as np
 from lewm_core import distributed
 from lewm_core.config import TrainConfig
 from lewm_core.data import Dataset
-from lewm_core.monitor import LatentStatistics
+from lewm_core.monitor import COLLAPSED_STD, LatentStatistics
 from lewm_core.types import UserError
 
 log = logging.getLogger(__name__)
@@ -74,20 +74,26 @@ class Spoken:
 
 
 class CollapseWatch:
-    """Notices latents that stay collapsed after the warm-up; stops the run where it may."""
+    """Notices latents that stay collapsed after the warm-up; stops the run where it may.
+
+    It warns of every collapse, and stops for the one that cannot be a matter of the world: latents
+    that are narrow on average. Few directions may be all that a world of one dimension needs.
+    """
 
     def __init__(self, config: TrainConfig) -> None:
-        self._config, self._since = config, -1
+        self._config, self._since, self._warned = config, -1, False
 
     def __call__(self, step: int, latent: LatentStatistics) -> str | None:
         """A sentence that says what to change, or None; raises it as a UserError in the end."""
         sentence = latent.collapsed if step > _WARM_UP * self._config.steps else None
-        if sentence is None:
+        if sentence and not self._warned:
+            log.warning('step %d: %s', step, sentence)
+        self._warned = sentence is not None
+        if sentence is None or latent.std_mean >= COLLAPSED_STD:
             self._since = -1
-            return None
+            return sentence
         if self._since < 0:
             self._since = step
-            log.warning('step %d: %s', step, sentence)
         patience = max(_LEAST_PATIENCE, _PATIENCE * self._config.steps)
         if self._config.stop_on_collapse and step - self._since >= patience:
             raise UserError(f'training stopped at step {step}: since step {self._since} {sentence}'

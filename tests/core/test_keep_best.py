@@ -100,6 +100,10 @@ def test_a_collapse_stops_a_run_once_it_has_lasted_and_says_what_to_change():
     assert watch(350, wide) is None and watch(400, narrow) and watch(450, narrow)
     with pytest.raises(UserError, match='since step 400 the latents collapsed.*overwrite=true'):
         watch(500, narrow)
+    line = np.random.default_rng(0).normal(size=(500, 1)) * np.ones(8)
+    watch = CollapseWatch(TrainConfig(steps=1000))      # a world may be of one dimension
+    assert all('effective rank 1.0' in watch(step, latent_statistics(line))
+               for step in range(300, 1000, 50))
     free = CollapseWatch(TrainConfig(steps=1000, stop_on_collapse=False))
     assert free(300, narrow) and free(900, narrow)
 
