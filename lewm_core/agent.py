@@ -16,7 +16,8 @@ import torch
 from lewm_core.checkpoint import Checkpoint
 from lewm_core.config import PlannerConfig
 from lewm_core.dynamics import imagination
-from lewm_core.planner import Prior, Solution, Term, goal_objective, shift, solve
+from lewm_core.guidance import Guidance
+from lewm_core.planner import Solution, goal_objective, shift, solve
 from lewm_core.types import Action, Frame, Plan, UserError
 
 
@@ -39,6 +40,7 @@ class Agent:
                             f'{self._model.config.history} frames of history that this '
                             'checkpoint was trained with; lower it')
         self._dynamics = imagination(self._model, self.planner)
+        self._guidance = Guidance(checkpoint.heads, self.planner, self._device)
         self._generator = torch.Generator(self._device)
         self._goal: torch.Tensor | None = None
         self.reset()
@@ -160,7 +162,7 @@ class Agent:
         latents, past = self._context(committed)
         ahead = 0 if committed is None else self.frameskip
         objective = goal_objective(self._dynamics, latents, past, goal[None], config.cost,
-                                   self._term())
+                                   self._guidance.term())
         start = None
         if config.warm_start and self._start is not None:
             begins = self._since - len(self._ticks) + ahead  # ticks after the latest plan's start
@@ -173,8 +175,8 @@ class Agent:
         self._plans += 1
         return solve(objective, self.spec.low, self.spec.high, self._model.action_std, config,
                      generator=self._generator, frameskip=self.frameskip, mean=start,
-                     center=self._model.action_mean, prior=self._prior(latents[:, -1], goal[None]),
-                     deadline=deadline)
+                     center=self._model.action_mean, deadline=deadline,
+                     prior=self._guidance.prior(latents[:, -1], goal[None]))
 
     def _context(self, committed: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """The latents (1, C, D) that the search starts from and the blocks between them.
@@ -191,14 +193,6 @@ class Agent:
         latents = torch.cat([latents, coming], dim=1)[:, -keep:]
         past = torch.cat([past, committed[None, None]], dim=1)
         return latents, past[:, past.shape[1] - (latents.shape[1] - 1):]
-
-    def _prior(self, latent: torch.Tensor, goal: torch.Tensor) -> Prior | None:
-        """Where the plan from `latent` (B, D) to `goal` (B, D) is expected, if anything knows."""
-        return None
-
-    def _term(self) -> Term | None:
-        """What is added to the cost, if anything is."""
-        return None
 
     def _remember(self, latent: torch.Tensor) -> None:
         """Nothing; puts a block's first latent into the history, which stays `context` long."""

@@ -116,6 +116,10 @@ class TrainConfig:
     pldm_covariance: float = _option(1.0, 'with loss=pldm: of the covariance term', 0.0, 1e6)
     pldm_similarity: float = _option(0.1, 'with loss=pldm: of the temporal similarity', 0.0, 1e6)
     pldm_inverse: float = _option(1.0, 'with loss=pldm: of the inverse dynamics', 0.0, 1e6)
+    proposal_steps: int = _option(0, 'optimiser steps of the proposal, after the model; 0: none',
+                                  0, 10**7)
+    distance_steps: int = _option(0, 'optimiser steps of the distance in time, after the model; '
+                                  '0: none', 0, 10**7)
 
 
 @dataclass(frozen=True)
@@ -134,11 +138,12 @@ class PlannerConfig:
     context: int = _option(1, 'frames of history the search starts from', 1, 16)
     warm_start: bool = _option(True, 'start from the previous plan, shifted')
     seed: int = _option(0, 'of the candidates', 0, 2**31 - 1)
-    solver: str = _option('cem', 'how candidates are found', among=('cem', 'icem', 'mppi',
-                                                                    'gradient'))
+    solver: str = _option('cem', 'how candidates are found; proposal: no search at all',
+                          among=('cem', 'icem', 'mppi', 'gradient', 'proposal'))
     limits: bool = _option(True, 'the limits hold inside the search, not only for what is sent')
     answer: str = _option('best', "the plan: the cheapest one tried, or always the elites' mean",
                           among=('best', 'mean'))
+    proposal: bool = _option(True, "begin at the checkpoint's proposal, where it has one")
     proposal_share: float = _option(0.5, 'share of the first candidates from a proposal, where '
                                     'there is one', 0.0, 1.0)
     deadline_ms: float = _option(0.0, 'no iteration begins that would end later than this; 0: '
@@ -152,6 +157,8 @@ class PlannerConfig:
     temperature: float = _option(0.5, "mppi: in units of the elites' mean cost above the cheapest",
                                  1e-3, 1000.0)
     step_size: float = _option(0.1, 'gradient: of Adam, in units of the first spread', 1e-5, 10.0)
+    distance_weight: float = _option(0.0, 'cost of a block of distance in time to the goal, mean '
+                                     'over the horizon; 0: none is needed', 0.0, 1000.0)
 
 
 @dataclass(frozen=True)
@@ -163,6 +170,35 @@ class SurpriseConfig:
     extrapolate: bool = _option(True, 'allow a rate rarer than the data shows, marked as such')
     cluster_blocks: int = _option(3, 'exceedances at most this far apart are one alarm', 1, 1000)
     tail: float = _option(0.1, 'share of blocks the Pareto tail is fitted to', 0.01, 0.5)
+
+
+@dataclass(frozen=True)
+class ProposalConfig:
+    """The proposal's shape, and the goals it is trained on."""
+
+    blocks: int = _option(5, 'blocks whose commands are proposed', 1, 100)
+    width: int = _option(256, 'hidden width', 8, 8192)
+    depth: int = _option(2, 'hidden layers', 1, 16)
+    dropout: float = _option(0.1, 'dropout', 0.0, 0.9)
+    reach: int = _option(10, 'the farthest goal, blocks ahead', 1, 1000)
+    discount: float = _option(0.8, 'weight of a goal for each block that it is farther', 0.01, 1.0)
+    batch_size: int = _option(256, 'pairs of frame and goal a step', 2, 65536)
+    learning_rate: float = _option(1e-3, 'first learning rate of AdamW', 1e-9, 1.0)
+
+
+@dataclass(frozen=True)
+class DistanceConfig:
+    """The shape of the distance in time, and how it is trained."""
+
+    width: int = _option(128, 'hidden width', 8, 8192)
+    depth: int = _option(2, 'hidden layers', 1, 16)
+    components: int = _option(8, 'components of the embedding', 1, 1024)
+    intervals: int = _option(8, 'intervals in a component', 1, 1024)
+    farthest: float = _option(15.0, 'pairs farther apart than this, blocks, are pushed less', 0.1,
+                              1e6)
+    tolerance: float = _option(0.1, 'how far neighbours may be more than a block apart', 1e-3, 1.0)
+    batch_size: int = _option(512, 'pairs a step', 2, 65536)
+    learning_rate: float = _option(3e-3, 'first learning rate of AdamW', 1e-9, 1.0)
 
 
 def default(config: type, name: str) -> Any:

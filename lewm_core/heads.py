@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from lewm_core.model import WorldModel
 
 # MODULE:CLASS of each head, imported when it is needed.
-HEADS: dict[str, str] = {'decoder': 'lewm_core.decoder:Decoder'}
+HEADS: dict[str, str] = {'proposal': 'lewm_core.proposal:Proposal',
+                         'distance': 'lewm_core.distance:Distance',
+                         'decoder': 'lewm_core.decoder:Decoder'}
 
 PREFIX = 'heads.'
 

@@ -23,7 +23,7 @@ from lewm_core.types import UserError
 
 # What may differ when a run goes on: none of these changes what a step computes or what is kept.
 _FREE = {'device', 'threads', 'frames', 'checkpoint_every', 'log_every', 'tensorboard', 'logger',
-         'stop_on_collapse'}
+         'stop_on_collapse', 'proposal_steps', 'distance_steps'}
 _STATE = ('step', 'model', 'objective', 'optimizer', 'precision', 'seconds', 'best')
 
 

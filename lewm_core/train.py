@@ -22,6 +22,7 @@ from lewm_core.finetune import check_init
 from lewm_core.progress import Progress
 from lewm_core.run_folder import RunFolder, Settings
 from lewm_core.surprise import calibrate, score_dataset
+from lewm_core.train_heads import train_heads
 from lewm_core.trainer import Trainer
 from lewm_core.types import UserError
 
@@ -67,7 +68,7 @@ def train(dataset: Dataset, model_config: ModelConfig, data_config: DataConfig,
             stopped = _loop(trainer, folder, events, on_progress, should_stop)
         if distributed.leader():
             with distributed.alone():
-                _finish(trainer, folder, settings, dataset, stopped)
+                _finish(trainer, folder, settings, dataset, stopped, should_stop)
         return folder.model
 
 
@@ -97,11 +98,11 @@ def _loop(trainer: Trainer, folder: RunFolder, events: EventLog,
 
 
 def _finish(trainer: Trainer, folder: RunFolder, settings: Settings, dataset: Dataset,
-            stopped: bool) -> Path:
+            stopped: bool, should_stop: Callable[[], bool]) -> Path:
     """The path of the checkpoint; a run that came to its end is evaluated and calibrated.
 
     The last model goes to last.safetensors, and the best one, where one was found, is the
-    checkpoint.
+    checkpoint. Its heads are trained here: quick enough to begin again when they are stopped.
     """
     trainer.model.eval()
     metrics = {'step': trainer.done, 'seconds': trainer.seconds, 'finished': not stopped,
@@ -112,6 +113,11 @@ def _finish(trainer: Trainer, folder: RunFolder, settings: Settings, dataset: Da
     if trainer.best is not None:
         trainer.model.load_state_dict(trainer.best['model'])
         metrics.update(kept_step=trainer.best['step'], kept_skill=trainer.best['skill'])
+    heads = {} if stopped else train_heads(trainer.model, dataset, settings.train,
+                                           settings.planner, should_stop)
+    if heads is None:
+        stopped, metrics['finished'] = True, False
+    checkpoint = dataclasses.replace(checkpoint, heads=heads or {})
     if stopped:
         log.info('stopped after step %d of %d; the same call goes on from there', trainer.done,
                  trainer.config.steps)

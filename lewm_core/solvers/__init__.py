@@ -11,6 +11,8 @@ from lewm_core.solvers.common import Best, Search
 from lewm_core.solvers.gradient import gradient
 from lewm_core.solvers.icem import icem
 from lewm_core.solvers.mppi import mppi
+from lewm_core.solvers.proposed import proposed
 
 SOLVERS: dict[str, Callable[[Search], tuple[Best, Tensor, int]]] = {
-    'cem': cem, 'icem': icem, 'mppi': mppi, 'gradient': gradient}
+    'cem': cem, 'icem': icem, 'mppi': mppi, 'gradient': gradient,
+    'proposal': proposed}

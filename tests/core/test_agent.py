@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -57,6 +57,7 @@ class ToyCheckpoint:
     model: ToyModel
     spec: RobotSpec = SPEC
     planner: PlannerConfig = PlannerConfig(samples=100, elites=10, iterations=6, horizon=3)
+    heads: dict = field(default_factory=dict)
 
 
 def picture(place):

@@ -146,11 +146,6 @@ def test_an_unknown_key_in_a_config_is_refused(path, part):
     refused(path, f"{part}: unknown key '_target_'")
 
 
-def test_a_missing_key_in_a_config_is_refused(path):
-    rewrite(path, lambda tensors, header: header['model'].pop('history'))
-    refused(path, "model: key 'history' is missing")
-
-
 @pytest.mark.parametrize('hold, knots', [(True, 1), (False, 0)])
 def test_a_checkpoint_from_before_knots_plans_as_it_did(path, hold, knots):
     def older(tensors, header):
