@@ -14,9 +14,9 @@ from lewm_ros.bag_warnings import between, of_clocks, of_topic
 from lewm_ros.clocks import RULE, choose_clock
 from lewm_ros.latency import Latency, estimate_latency
 from lewm_ros.picture_motion import Motion, look
-from lewm_ros.suggest_spec import Chosen, choose, suggest, tick_rate
+from lewm_ros.suggest_spec import Chosen, choose, choose_camera, suggest, tick_rate
 
-_LOOK_AT, _LATENCY_FRAMES = 600, 6000
+_GLANCE, _LOOK_AT, _LATENCY_FRAMES = 60, 600, 6000
 _YEAR_S = 365.25 * 86400
 
 
@@ -106,12 +106,12 @@ def inspect_one(path: Path, latency: bool = False) -> Inspection:
     """The inspection of one bag: a pass for the stamps, one for (some of) the pictures."""
     with open_bag(path) as bag:
         topics = read_statistics(bag)
-        chosen, why_not = None, ''
-        try:
-            chosen = choose(topics, f'bag {str(bag.path)!r}')
-        except UserError as error:
-            why_not = str(error)
-        motions = _motions(bag, topics, chosen, _LATENCY_FRAMES if latency else _LOOK_AT)
+        motions = _motions(bag, topics, _LATENCY_FRAMES if latency else _LOOK_AT)
+    chosen, why_not = None, ''
+    try:
+        chosen = choose(topics, f'bag {str(path)!r}', {n for n, m in motions.items() if m.still})
+    except UserError as error:
+        why_not = str(error)
     warnings = [w for t in topics.values() for w in of_topic(t, motions.get(t.topic.name))]
     warnings += of_clocks(topics)
     clock, reason, estimate = 'header', '', None
@@ -123,15 +123,15 @@ def inspect_one(path: Path, latency: bool = False) -> Inspection:
                       reason, estimate)
 
 
-def _motions(bag: Bag, topics: dict[str, TopicStatistics], chosen: Chosen | None, most: int
-             ) -> dict[str, Motion]:
-    """The motion on each camera topic; only the chosen camera is looked at thoroughly."""
-    found = {}
-    for name, topic in topics.items():
-        if topic.topic.type in IMAGES and topic.kinds:
-            first = chosen is not None and topic is chosen.camera
-            found[name] = look(bag, name, topic.topic.type, len(topic.log),
-                               most if first else _LOOK_AT // 10)
+def _motions(bag: Bag, topics: dict[str, TopicStatistics], most: int) -> dict[str, Motion]:
+    """The motion on each camera topic, of `most` pictures where it may be the chosen one."""
+    cameras = choose_camera(topics)
+    found = {t.topic.name: look(bag, t.topic.name, t.topic.type, len(t.log), _GLANCE)
+             for t in cameras}
+    alive = [t for t in cameras if not found[t.topic.name].still] or cameras
+    for topic in alive[:1]:
+        name = topic.topic.name
+        found[name] = look(bag, name, topic.topic.type, len(topic.log), most)
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,9 +65,13 @@ def varying(topic: TopicStatistics) -> tuple[int, ...]:
                  and np.nanmax(finite[:, i]) > np.nanmin(finite[:, i]))
 
 
-def choose(topics: dict[str, TopicStatistics], where: str) -> Chosen:
-    """The camera and the command topic; raises UserError when there is none to choose."""
-    cameras, actions = choose_camera(topics), choose_action(topics)
+def choose(topics: dict[str, TopicStatistics], where: str, still: Collection[str] = ()) -> Chosen:
+    """The camera and the command topic; raises UserError when there is none to choose.
+
+    The cameras in `still`, whose picture never changes, come last.
+    """
+    cameras = sorted(choose_camera(topics), key=lambda t: t.topic.name in still)
+    actions = choose_action(topics)
     if not cameras:
         raise UserError(f'{where} has no picture that can be decoded, so no robot spec can be '
                         'suggested; record a sensor_msgs/msg/Image or CompressedImage topic too')
@@ -90,7 +94,7 @@ def tick_rate(camera: TopicStatistics, action: TopicStatistics, clock: str) -> t
     if not seen:
         return 10.0, 'the camera has too few frames to tell its rate'
     wanted = min(_FASTEST_HZ, max(told * 1.25, 1.0)) if told else _FASTEST_HZ
-    every = max(1, math.ceil(seen / wanted - 1e-9))
+    every = max(1, math.ceil(seen / wanted - 0.02))
     rate = seen / every
     for nice in (round(rate), round(rate, 1)):
         if nice and abs(nice / rate - 1) < 0.02:
@@ -166,7 +170,7 @@ def _action(chosen: Chosen, rate: float, clock: str, latency: Latency | None) ->
         low, high = outward(float(column.min()), float(column.max()), zero)
         safe = min(max(0.0, low), high)
         note = '' if zero else '  # safe: is the robot at rest then?'
-        lines.append(f'    - {{path: {topic.paths[i]}, min: {low:g}, max: {high:g}, '
+        lines.append(f'    - {{path: {_plain(topic.paths[i])}, min: {low:g}, max: {high:g}, '
                      f'safe: {safe:g}, unit: {_unit(topic.paths[i])}}}{note}'
                      f'  # {"" if note else "seen "}{column.min():.4g} to {column.max():.4g}'
                      .replace('?  # ', '? seen '))
@@ -198,7 +202,7 @@ def _states(topics: dict[str, TopicStatistics], chosen: Chosen) -> list[str]:
                   '    fields:']
         for path in fields:
             name = _column(path, topic.topic.name, taken)
-            lines.append(f'      - {{path: {path}, name: {name}, unit: {_unit(path)}}}')
+            lines.append(f'      - {{path: {_plain(path)}, name: {name}, unit: {_unit(path)}}}')
     return ['state:  # for probes only, the model never sees it', *lines] if lines else []
 
 
@@ -232,7 +236,14 @@ def _ordinal(number: int) -> str:
 
 
 def _relative(name: str) -> str:
-    return name.lstrip('/')
+    """A topic as the spec has it: relative, to follow a namespace, where that is legal."""
+    relative = name.lstrip('/')
+    return name if not re.match(r'[A-Za-z_]', relative) else _plain(relative)
+
+
+def _plain(text: str) -> str:
+    """The text as YAML takes it inside braces: quoted where it would be anything else."""
+    return text if '[' not in text and yaml.safe_load(text) == text else repr(text)
 
 
 def _name(text: str) -> str:
