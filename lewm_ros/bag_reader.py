@@ -240,7 +240,10 @@ def _part(file: Path, files: ExitStack) -> Part:
         part = _OPENERS[kind](file)
     except UserError:
         raise
-    except Exception as error:  # Damage, OSError, zstd's own, and KeyError for a zstd in a zstd
+    except OSError as error:
+        raise UserError(f'bag {str(file)!r} cannot be read: {error.strerror}; change what it is '
+                        'that hinders it, or copy the bag elsewhere') from None
+    except Exception as error:  # Damage, zstd's own, and KeyError for a zstd in a zstd
         raise _damaged(file, error) from None
     files.callback(part.close)
     return part

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -58,7 +59,7 @@ class McapScan:
         self.fd = fd
         self.size = os.fstat(fd).st_size
         self.chunks: list[Chunk] = []
-        self.loose: list[tuple[int, int, int]] = []  # log time, channel, place
+        self.loose = array('q')  # log time, channel, place of each
         self.losses: list[Loss] = []
         self.channels: dict[int, Channel] = {}
         self.profile = ''
@@ -134,7 +135,7 @@ class McapScan:
                 self.read(start - RECORD.size, MESSAGE.size))
             if size < 22 or log_ns >= _LATEST:
                 raise Damage('message')
-            self.loose.append((log_ns, channel, start - RECORD.size))
+            self.loose.extend((log_ns, channel, start - RECORD.size))
         elif opcode == Opcode.MESSAGE_INDEX:
             self._message_index(self.read(start, length))
         elif opcode in (Opcode.HEADER, Opcode.SCHEMA, Opcode.CHANNEL, Opcode.STATISTICS):
@@ -207,7 +208,7 @@ class McapScan:
                 self.losses.append(Loss(str(damage), chunk.length,
                                         sum(map(len, chunk.index.values()))))
         expected = self._statistics.message_count if self._statistics else None
-        found = len(self.loose) + sum(len(p) for c in self.chunks for p in c.index.values())
+        found = len(self.loose) // 3 + sum(len(p) for c in self.chunks for p in c.index.values())
         if expected is not None and found < expected and not self.losses:
             self.losses.append(Loss('some messages are missing from the index',
                                     messages=expected - found))

@@ -103,8 +103,9 @@ def _find_topics(bag: Bag, spec: RobotSpec) -> dict[str, str]:
     except UserError as error:
         if 'has no topic' not in str(error):
             raise
+        wanted = spec.action.topic if spec.action.topic != ANY_TOPIC else spec.action.type
         raise UserError(f'bag {str(bag.path)!r} has {camera.count} images on {camera.name!r} but '
-                        f'no commands: no topic {spec.action.topic!r} is among {bag.listing()}; '
+                        f'no commands: no topic {wanted!r} is among {bag.listing()}; '
                         'correct the robot spec or record that topic too') from None
     if action.count == 0:
         raise UserError(f'bag {str(bag.path)!r} has {camera.count} images on {camera.name!r} but '
@@ -128,6 +129,7 @@ def read_times(bag: Bag, spec: RobotSpec) -> Recording:
     recording = Recording(str(bag.path), _find_topics(bag, spec))
     _check_types(bag, spec)
     recording.states = [Stream() for _ in spec.state]
+    damaged: list[UserError] = []
     kinds = {recording.topics['camera']: ('frame', recording.frames, spec.camera.type, ()),
              recording.topics['action']: ('command', recording.commands, spec.action.type,
                                           tuple(f.path for f in spec.action.fields))}
@@ -148,8 +150,14 @@ def read_times(bag: Bag, spec: RobotSpec) -> Recording:
             _append(stream, header_ns, log_ns, paths, bag.message(raw, type) if paths else None)
         if topic in states:
             stream, state = states[topic]
-            _append(stream, header_ns, log_ns, tuple(f.path for f in state.fields),
-                    bag.message(raw, state.type))
+            try:
+                message = bag.message(raw, state.type)
+            except UserError as error:  # a state less is a gap in a column, and no more
+                damaged.append(error)
+                continue
+            _append(stream, header_ns, log_ns, tuple(f.path for f in state.fields), message)
+    if damaged:
+        _LOG.warning('%s; %d such states are left out', damaged[0], len(damaged))
     _check_commands(recording, spec)
     _choose_clock(recording, spec)
     return recording

@@ -6,6 +6,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -98,53 +99,61 @@ class SqliteFile:
         encoding = 'serialization_format' if 'serialization_format' in columns else "'cdr'"
         for key, name, kind, how in self._open.execute(
                 f'SELECT id, name, type, {encoding} FROM topics'):
-            if not all(isinstance(v, str) for v in (name, kind, how)):
+            if not isinstance(key, int) or \
+                    not all(isinstance(v, str) for v in (name, kind, how)):
                 raise Damage(f'topic {key!r} has no name or type')
             kind = ros_type(kind)
             schema, text = definitions.get(kind, ('', ''))
             self.channels[key] = Channel(name, kind, how, str(schema), str(text))
 
-    def _rows(self) -> list[tuple] | None:
-        """All (row, log time, topic) of the messages; None where the table is damaged."""
-        rows, last = [], -2**63
+    def _rows(self) -> array | None:
+        """Row, log time, topic of each message in turn; None where the table is damaged."""
+        rows, last = array('q'), -2**63
         try:
             for row in self._open.execute(_ROW, (last,)):
                 # In a damaged table the rows may come in a circle.
-                if not isinstance(row[0], int) or row[0] <= last:
+                if row[0] <= last:
                     return None
                 last = row[0]
-                rows.append(row)
-        except sqlite3.Error:
+                rows.extend(row)
+        except (sqlite3.Error, TypeError, OverflowError):
             return None
         return rows
 
-    def _salvage(self, missing: int) -> list[tuple]:
-        """The rows that can be read to their last byte, by looking at every one."""
-        rows, row, failed = [], 0, 0
+    def _salvage(self, missing: int) -> array:
+        """As `_rows`, of the rows that can be read to their last byte: every one is looked at."""
+        rows, row, failed = array('q'), 0, 0
         while failed < _MISSING_ROWS:
             try:
                 found = self._open.execute(_ROW + ' LIMIT 1', (row,)).fetchone()
-                if found is None:
-                    break
-                if not isinstance(found[0], int) or found[0] <= row:
-                    raise Damage('the rows come in a circle')
-                row, failed = found[0], failed if found[0] != row + 1 else 0
-                self._data(row)
-                rows.append(found)
-                failed = 0
-            except (sqlite3.Error, Damage):
+            except sqlite3.Error:
                 row, failed = row + 1, failed + 1
+                continue
+            if found is None:
+                break
+            forward = isinstance(found[0], int) and found[0] > row
+            row = found[0] if forward else row + 1
+            good = forward and self._readable(found)
+            rows.extend(found if good else ())
+            failed = 0 if good else failed + 1
         self.losses.append(Loss(f'{missing} bytes at its end are missing' if missing else
                                 'some of its pages are damaged', missing))
         return rows
 
-    def _entries(self, rows: list[tuple]) -> Entries:
-        good = [r for r in rows if all(isinstance(v, int) for v in r) and r[2] in self.channels
-                and 0 <= r[1] < 2**63]
-        if len(good) < len(rows):
+    def _readable(self, found: tuple) -> bool:
+        try:
+            self._data(found[0])
+        except Damage:
+            return False
+        return all(isinstance(v, int) for v in found)
+
+    def _entries(self, rows: array) -> Entries:
+        table = np.array(rows, dtype=np.int64).reshape(-1, 3)
+        good = np.isin(table[:, 2], list(self.channels)) & (table[:, 1] >= 0)
+        if not good.all():
             self.losses.append(Loss('messages without a time or a topic',
-                                    messages=len(rows) - len(good)))
-        table = np.array(good, dtype=np.int64).reshape(-1, 3)
+                                    messages=int((~good).sum())))
+        table = table[good]
         return Entries(table[:, 1], table[:, 2], np.zeros(len(table), dtype=np.int64),
                        table[:, 0])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
+import h5py
 import numpy as np
 import pytest
 from bag_toys import (LOG, START, TICK, S, bag_image, command, drive, header, picture, twist,
@@ -265,3 +266,19 @@ def test_commands_outside_the_limits_are_kept_and_warned_about(tmp_path, two_roo
     with caplog.at_level('WARNING'):
         convert([write_bag(tmp_path / 'bag', messages)], spec, tmp_path / 'data.h5')
     assert '20 of 20 commands are outside the limits' in caplog.text
+
+
+def test_a_damaged_state_message_is_left_out_and_the_bag_is_not(tmp_path, two_room, caplog):
+    """A flipped byte in the name of a frame once refused a whole recording."""
+    messages = drive(20)
+    for topic, _, message in messages:
+        if topic == '/odom':
+            message.child_frame_id = 'base_link_7' if message.header.stamp.sec == 1001 else 'base'
+    bag = write_bag(tmp_path / 'bag', messages)
+    file = next(bag.glob('*.mcap'))
+    file.write_bytes(file.read_bytes().replace(b'base_link_7', b'base_lin\xf0_7'))
+    report = convert([bag], two_room, tmp_path / 'data.h5')
+    assert report.frames == 20
+    assert caplog.text.count('10 such states are left out') == 1
+    with h5py.File(tmp_path / 'data.h5') as data:
+        assert np.isnan(data['x'][15:]).all() and np.isfinite(data['x'][:9]).all()
