@@ -127,9 +127,10 @@ def writing(path: Path) -> Iterator[None]:
     """Raises a UserError where the block finds the disk full: what `path` was, it still is."""
     try:
         yield
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # HDF5 raises either, with the number in its text
         text = str(error)
-        if error.errno not in _FULL and 'No space left' not in text and 'too large' not in text:
+        if getattr(error, 'errno', None) not in _FULL and not any(
+                f'errno = {number},' in text for number in _FULL):
             raise
         kept = 'the dataset there is as it was' if path.exists() else 'nothing was written'
         raise UserError(f'output {str(path)!r} does not fit on its disk ({text}); {kept}: make '

@@ -220,3 +220,19 @@ JOBS |= {'import': ImportJob, 'export': ExportJob}
 JOBS |= {'merge': MergeJob}
 JOBS |= {'tune_lambda': TuneLambdaJob, 'bench_objectives': BenchObjectivesJob}
 JOBS |= {'bench_node': BenchNodeJob}
+
+
+@dataclass(frozen=True)
+class BenchConvertJob:
+    """How fast bags become a dataset, beside OpenCV alone; memory against the bag's size."""
+
+    frames: int = _option('images of the bags that are timed', 3000, 10, 10**6)
+    rounds: int = _option('timed rounds, after one that does not count', 3, 1, 1000)
+    sizes_gb: tuple[float, ...] = _option('sizes of the bags that memory is measured with',
+                                          (0.2, 1.0, 4.0))
+    folder: Path = _option('where the bags lie meanwhile: on the disk to be measured',
+                           Path('runs/bench'))
+    output: Path = _option('the figures as JSON', Path('runs/bench/convert.json'))
+
+
+JOBS |= {'bench_convert': BenchConvertJob}

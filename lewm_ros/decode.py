@@ -111,6 +111,8 @@ def _rows(msg: Any, size: int) -> np.ndarray:
         raise UserError(f'image data has {data.size} bytes, but {width}x{height} in '
                         f'{msg.encoding!r} with step {step} needs {needed}; the message is '
                         'incomplete, so record it again')
+    if step == row:
+        return data[:needed].reshape(height, row)
     view = np.lib.stride_tricks.as_strided(data, (height, row), (step, 1), writeable=False)
     return np.ascontiguousarray(view)
 

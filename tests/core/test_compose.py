@@ -17,9 +17,9 @@ NEEDED = {'train': ['dataset=d.h5'], 'convert': ['bags=b', 'robot=two_room', 'ou
           'evaluate': ['checkpoint=c', 'dataset=d.h5']}
 NEEDED |= {'import': ['weights=w', 'config=c', 'dataset=d.h5', 'output=o'],
            'export': ['checkpoint=c', 'output=o']}
-NEEDED |= {'merge': ['datasets=a,b', 'output=o.h5']}
 NEEDED |= {job: ['dataset=d.h5'] for job in ('tune_lambda', 'bench_objectives')}
 NEEDED |= {'bench_node': ['checkpoint=c']}
+NEEDED |= {'merge': ['datasets=a,b', 'output=o.h5'], 'bench_convert': []}
 
 
 def refused(job, *overrides):
