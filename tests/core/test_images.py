@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lewm_core.images import prepare
+from lewm_core.images import prepare, reduction
 from lewm_core.robot import Camera
 from lewm_core.types import UserError
 
@@ -63,3 +63,14 @@ def test_a_crop_outside_the_image_is_refused():
 def test_what_is_no_rgb_picture_is_refused(picture):
     with pytest.raises(UserError, match='uint8 RGB is expected'):
         prepare(picture, CAMERA)
+
+
+@pytest.mark.parametrize('width, height, side, crop, scale', [
+    (640, 480, 224, None, 2), (640, 480, 64, None, 4), (640, 480, 60, None, 8),
+    (640, 480, 480, None, 1), (640, 480, 241, None, 1), (1920, 1080, 64, None, 8),
+    (642, 480, 64, None, 2), (641, 480, 64, None, 1), (640, 480, 64, (80, 0, 480, 480), 4),
+    (640, 480, 64, (81, 0, 480, 480), 1), (640, 480, 64, (0, 0, 96, 96), 1)])
+def test_a_jpeg_is_decoded_as_small_as_shifts_nothing_and_enlarges_nothing(
+        width, height, side, crop, scale):
+    camera = dataclasses.replace(CAMERA, width=side, height=side, crop=crop)
+    assert reduction(width, height, camera) == scale

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from bag_toys import T, bag_image, header, live_image
 
+from lewm_core.images import prepare
+from lewm_core.robot import Camera
 from lewm_core.types import UserError
-from lewm_ros.decode import ENCODINGS, decode
+from lewm_ros.decode import ENCODINGS, decode, picture
 
 RGB = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]],
                 [[10, 20, 30], [200, 100, 50], [255, 255, 255]]], np.uint8)
@@ -186,3 +188,29 @@ def test_an_unknown_encoding_goes_to_cv_bridge_where_it_is_installed(form, monke
     assert decode(form(bag_image(0, RGB, '8UC3'))).shape == RGB.shape
     with pytest.raises(UserError, match=r'cv_bridge refuses it \(no such thing\)'):
         decode(form(bag_image(0, np.zeros((2, 4)), '32FC1', width=1)))
+
+
+def textured(width, height):
+    """A picture with detail at several scales, as a camera gives."""
+    rng = np.random.default_rng(0)
+    made = sum(cv2.resize(rng.normal(0, 60 / 2 ** i, (3 * 2 ** i, 4 * 2 ** i, 3)),
+                          (width, height), interpolation=cv2.INTER_CUBIC) for i in range(6))
+    return np.clip(made + 128, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize('crop', [None, (80, 0, 480, 480), (83, 0, 470, 470)])
+def test_a_jpeg_decoded_at_a_reduced_scale_is_nearly_that_decoded_in_full(form, crop):
+    data = cv2.imencode('.jpg', textured(640, 480)[..., ::-1])[1].tobytes()
+    camera = Camera('front', 'camera', 64, 64, crop=crop, source_width=640, source_height=480)
+    message = form(compressed(data))
+    full = prepare(decode(message), camera)
+    off = np.abs(picture(message, camera).astype(int) - full)
+    assert off.mean() < 0.6 and off.max() <= 8
+    assert (off.max() == 0) == (crop == (83, 0, 470, 470))  # no scale divides that crop
+
+
+def test_a_reduced_jpeg_of_another_size_is_refused_with_its_full_size(form):
+    data = cv2.imencode('.jpg', textured(320, 240)[..., ::-1])[1].tobytes()
+    camera = Camera('front', 'camera', 64, 64, source_width=640, source_height=480)
+    with pytest.raises(UserError, match='the image is 320x240, but the robot spec says 640x480'):
+        picture(form(compressed(data)), camera)
