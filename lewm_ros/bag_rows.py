@@ -15,7 +15,8 @@ from lewm_core.types import UserError
 from lewm_ros.bag_hash import BagHash
 from lewm_ros.bag_reader import open_bag
 from lewm_ros.decode import decode
-from lewm_ros.recording import Recording, build_steps, read_times, states_at
+from lewm_ros.recorded_steps import build_steps
+from lewm_ros.recording import Recording, read_times, states_at
 from lewm_ros.steps import Step
 
 

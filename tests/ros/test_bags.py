@@ -26,7 +26,7 @@ from lewm_ros.bags import ConversionStopped, convert
 from lewm_ros.decode import decode
 from lewm_ros.decode import picture as decode_picture
 from lewm_ros.fields import get_action, message_class, stamp_ns
-from lewm_ros.recording import commanded_part
+from lewm_ros.recorded_steps import commanded_part
 from lewm_ros.steps import LiveClock, StepBuilder
 
 ROOT = Path(__file__).resolve().parents[2]
