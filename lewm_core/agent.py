@@ -155,28 +155,39 @@ class Agent:
         vars(self).update(kept)
         return float(np.median(seconds))
 
+    @torch.no_grad()
+    def search(self, latents: torch.Tensor, past: torch.Tensor, goals: torch.Tensor,
+               seed: int, start: torch.Tensor | None = None, deadline: float | None = None
+               ) -> Solution:
+        """The solutions of B problems at once, each from its context to its goal.
+
+        `latents` (B, C, D) and the blocks `past` (B, C - 1, F, A) between them, `goals` (B, D),
+        `start` (B, K, F, A) the means to begin with. See `planner.solve`.
+        """
+        objective = goal_objective(self._dynamics, latents, past, goals, self.planner.cost,
+                                   self._guidance.term())
+        self._generator.manual_seed(seed)
+        return solve(objective, self.spec.low, self.spec.high, self._model.action_std,
+                     self.planner, generator=self._generator, frameskip=self.frameskip,
+                     batch=len(goals), mean=start, center=self._model.action_mean,
+                     prior=self._guidance.prior(latents[:, -1], goals), deadline=deadline)
+
     def _search(self, goal: torch.Tensor, begun: float | None,
                 committed: torch.Tensor | None) -> Solution:
         """The solution for the present history; `begun` is when its deadline began to run."""
         config = self.planner
         latents, past = self._context(committed)
         ahead = 0 if committed is None else self.frameskip
-        objective = goal_objective(self._dynamics, latents, past, goal[None], config.cost,
-                                   self._guidance.term())
-        start = None
+        start = deadline = None
         if config.warm_start and self._start is not None:
             begins = self._since - len(self._ticks) + ahead  # ticks after the latest plan's start
             start = shift(self._start, begins // self.frameskip)
-        deadline = None
         if config.deadline_ms and begun is not None:
             deadline = begun + config.deadline_ms / 1e3
         # One seed a plan: the same situation gives the same plan, whatever was planned before.
-        self._generator.manual_seed((config.seed << 20) + self._plans)
         self._plans += 1
-        return solve(objective, self.spec.low, self.spec.high, self._model.action_std, config,
-                     generator=self._generator, frameskip=self.frameskip, mean=start,
-                     center=self._model.action_mean, deadline=deadline,
-                     prior=self._guidance.prior(latents[:, -1], goal[None]))
+        return self.search(latents, past, goal[None], (config.seed << 20) + self._plans - 1,
+                           start, deadline)
 
     def _context(self, committed: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """The latents (1, C, D) that the search starts from and the blocks between them.
@@ -207,10 +218,15 @@ class Agent:
         self._latents = self._latents[-keep:]
         self._blocks = self._blocks[-(keep - 1):] if keep > 1 else []
 
+    @torch.no_grad()
+    def encode(self, pixels: np.ndarray) -> torch.Tensor:
+        """The latents (B, D) of prepared pictures (B, H, W, 3) uint8."""
+        return self._model.encode(torch.from_numpy(np.ascontiguousarray(pixels))
+                                  .to(self._device))
+
     def _encode(self, pixels: np.ndarray) -> torch.Tensor:
         """The latent (D,) of one prepared picture."""
-        return self._model.encode(torch.from_numpy(np.ascontiguousarray(pixels))
-                                  .to(self._device)[None])[0]
+        return self.encode(pixels[None])[0]
 
     def _tensor(self, values: np.ndarray) -> torch.Tensor:
         return torch.as_tensor(values, dtype=torch.float32, device=self._device)

@@ -38,12 +38,14 @@ _RUNNERS: dict[str, str] = {
     'bench_objectives': 'lewm_core.bench.objectives:run_objectives',
     'bench_node': 'lewm_ros.bench_node:main',
     'bench_convert': 'lewm_ros.bench_convert:run',
+    'bench_planner': 'lewm_core.bench.planner:run_planner',
 }
 # `lewm bench NAME` is the job bench_NAME.
 _BENCHES: dict[str, str] = {
     'objectives': "LeWM's loss beside PLDM's, tuned with equal effort",
     'node': 'how fast the planner node answers, and what planning a block ahead costs',
     'convert': 'bags to a dataset, beside OpenCV alone',
+    'planner': 'the search: speed, cost and success',
 }
 
 

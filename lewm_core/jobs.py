@@ -214,6 +214,28 @@ class BenchNodeJob:
     planner: PlannerConfig = _group(PlannerConfig)
 
 
+@dataclass(frozen=True)
+class BenchPlannerJob:
+    """The planner's speed, cost and success, beside the reference library's."""
+
+    tables: tuple[str, ...] = _option('speed, small, success, patches', ('speed',))
+    output: Path = _option('the JSON file to write', Path('runs/bench/planner.json'))
+    reference_python: str | None = _option('a Python that has stable-worldmodel; none: ours alone',
+                                           None)
+    device: str = _option('cpu or cuda', 'cpu')
+    threads: int = _option('CPU threads; 0: as PyTorch chooses', 0, 0, 1024)
+    rounds: int = _option('plans of each planner, in turn', 5, 1, 10_000)
+    batch: int = _option('problems planned at once', 1, 1, 10_000)
+    checkpoint: Path | None = _option('for success and small: a trained model', None)
+    world: str = _option('for success: two_room, two_room_far or push', 'two_room')
+    problems: int = _option('for success: how many', 100, 1, 10**6)
+    budgets: tuple[str, ...] = _option('for success: SOLVER:SAMPLESxITERATIONS[:KNOTS][+proposal]',
+                                       ('cem:64x3',))
+    seed: int = _option('of weights, problems and candidates', 0, 0, 2**31 - 1)
+    model: ModelConfig = _group(ModelConfig)
+    planner: PlannerConfig = _group(PlannerConfig)
+
+
 JOBS: dict[str, type] = {'convert': ConvertJob, 'train': TrainJob, 'train_from_bags': BagsJob,
                          'evaluate': EvaluateJob, 'demo': DemoJob}
 JOBS |= {'import': ImportJob, 'export': ExportJob}
@@ -236,3 +258,4 @@ class BenchConvertJob:
 
 
 JOBS |= {'bench_convert': BenchConvertJob}
+JOBS |= {'bench_planner': BenchPlannerJob}

@@ -74,14 +74,18 @@ def goal_objective(model: LatentDynamics, latents: Tensor, past: Tensor, goal: T
 
     def objective(actions: Tensor) -> Tensor:
         imagined = model.rollout(latents, past, actions)
-        reached = imagined[:, :, -1:] if cost == 'final' else imagined
-        distance = (reached - goal[:, None, None]).square().mean(dim=-1)
-        found = distance.mean(dim=-1)
-        if cost == 'nearest':
-            found = torch.add(distance.amin(dim=-1), found, alpha=_STAY)
+        found = distance_cost(imagined, goal, cost)
         return found if extra is None else found + extra(imagined, goal)
 
     return objective
+
+
+def distance_cost(latents: Tensor, goal: Tensor, cost: str) -> Tensor:
+    """The cost (B, S) of latents (B, S, K, D), imagined or seen; see `goal_objective`."""
+    reached = latents[:, :, -1:] if cost == 'final' else latents
+    distance = (reached - goal[:, None, None]).square().mean(dim=-1)
+    found = distance.mean(dim=-1)
+    return found if cost != 'nearest' else torch.add(distance.amin(dim=-1), found, alpha=_STAY)
 
 
 def shift(plan: Tensor, blocks: int = 1) -> Tensor:

@@ -1,0 +1,145 @@
+"""Two tables of time alone: the small model's plan as in the demo, and a model of patch tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lewm_core.agent import Agent
+from lewm_core.bench.common import alternate, ratio
+from lewm_core.bench.planner_speed import perturbed
+from lewm_core.checkpoint import load_checkpoint
+from lewm_core.config import PlannerConfig
+from lewm_core.imagine import Imagination
+from lewm_core.jobs import BenchPlannerJob
+from lewm_core.model import LatentDynamics
+from lewm_core.planner import goal_objective, solve
+from lewm_core.two_room import TwoRoom
+from lewm_core.types import Frame, UserError
+
+_PLANS = 200
+# DINO-WM's predictor (arXiv 2411.04983): 3 frames of 14² or 16² tokens, width 384.
+_WIDTH, _DEPTH, _HEADS, _HEAD_DIM, _MLP, _FRAMES = 384, 6, 16, 64, 2048, 3
+_PATCH_SAMPLES, _VECTOR_SAMPLES = 2, 300
+
+
+def small(job: BenchPlannerJob) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The time of a plan from a picture, as the demo plans: the checkpoint's search, one robot."""
+    if job.checkpoint is None:
+        raise UserError('the table small needs a trained model; give checkpoint=PATH')
+    checkpoint = load_checkpoint(job.checkpoint, job.device)
+    rows = []
+    for precision in ('float32', 'bf16'):
+        config = dataclasses.replace(checkpoint.planner, precision=precision)
+        agent, world = Agent(checkpoint, config, job.device), TwoRoom()
+        rng, seconds, costs = np.random.default_rng(job.seed), [], []
+        for number in range(_PLANS):
+            if number % 10 == 0:
+                task = world.sample_task(rng)
+                world.reset_to(task)
+                agent.reset()
+                agent.set_goal(world.goal_image(task))
+            plan = agent.plan(Frame(number, world.render()))
+            seconds.append(plan.seconds)
+            costs.append(plan.cost)
+            for action in plan.actions[:agent.frameskip]:
+                world.step(action)
+        p50, p95 = (1e3 * float(np.percentile(seconds, q)) for q in (50, 95))
+        rows.append(_row('small', config.solver, precision, config, job, p50,
+                         plan_ms_p95=p95, final_cost=float(np.median(costs))))
+    chosen = rows[checkpoint.planner.precision == 'bf16']
+    return rows, {'demo_plan_ms_p50': chosen['plan_ms'], 'demo_plan_ms_p95': chosen['plan_ms_p95']}
+
+
+def patches(job: BenchPlannerJob) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Ours beside a predictor of patch tokens; both searched by the same solver, a few rollouts.
+
+    What counts is the time of one rollout: a full search of the latter takes an hour here.
+    """
+    model, rows = perturbed(job.model, job.seed), []
+    runs: dict[str, Any] = {}
+    configs = {count: dataclasses.replace(job.planner, samples=count, elites=2, iterations=1)
+               for count in (_PATCH_SAMPLES, _VECTOR_SAMPLES)}
+    for dtype, name in ((torch.float32, 'float32'), (torch.bfloat16, 'bf16')):
+        ours = Imagination(model, dtype)
+        runs[f'vector_{name}'] = _search(ours, model.config.latent_dim, configs[_VECTOR_SAMPLES])
+        for tokens in (196, 256):
+            theirs = PatchDynamics(tokens, job.seed).to(dtype)
+            runs[f'patches{tokens}_{name}'] = _search(theirs, tokens * _WIDTH,
+                                                      configs[_PATCH_SAMPLES])
+    seconds = alternate(runs, job.rounds)
+    summary: dict[str, Any] = {}
+    for key, taken in seconds.items():
+        kind, name = key.split('_')
+        config = configs[_VECTOR_SAMPLES if kind == 'vector' else _PATCH_SAMPLES]
+        tokens = 1 if kind == 'vector' else int(kind.removeprefix('patches'))
+        rows.append(_row('patches', config.solver, name, config, job,
+                         1e3 * float(np.median(taken)), tokens=tokens))
+        if tokens > 1:
+            per_rollout = ratio(taken / _PATCH_SAMPLES,
+                                seconds[f'vector_{name}'] / _VECTOR_SAMPLES)
+            summary[f'rollouts_faster_than_{tokens}_tokens_{name}'] = per_rollout
+    return rows, summary
+
+
+class PatchDynamics(LatentDynamics):
+    """A predictor of DINO-WM's shape with random weights: a frame is many tokens, not one.
+
+    A latent (tokens · 384) is a frame's tokens in a row; the action is added to each of them
+    (there it is concatenated). Frames attend to themselves and to those before.
+    """
+
+    history = _FRAMES
+
+    def __init__(self, tokens: int, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.tokens, inner = tokens, _HEADS * _HEAD_DIM
+        self.action = nn.Linear(10, _WIDTH)
+        self.positions = nn.Parameter(0.02 * torch.randn(_FRAMES * tokens, _WIDTH))
+        self.norm = nn.LayerNorm(_WIDTH)
+        self.layers = nn.ModuleList(nn.ModuleList([
+            nn.LayerNorm(_WIDTH), nn.Linear(_WIDTH, 3 * inner, bias=False),
+            nn.Linear(inner, _WIDTH), nn.LayerNorm(_WIDTH), nn.Linear(_WIDTH, _MLP),
+            nn.Linear(_MLP, _WIDTH)]) for _ in range(_DEPTH))
+
+    def embed_actions(self, blocks: Tensor) -> Tensor:
+        """The embeddings (..., 384) of action blocks (..., F, A)."""
+        return self.action(blocks.flatten(-2).to(self.action.weight.dtype))
+
+    def predict(self, latents: Tensor, action_emb: Tensor) -> Tensor:
+        """The next latents (B, T, tokens · 384)."""
+        batch, frames = latents.shape[:2]
+        x = latents.to(action_emb.dtype).unflatten(-1, (self.tokens, _WIDTH))
+        x = (x + action_emb[:, :, None]).flatten(1, 2) + self.positions[:frames * self.tokens]
+        frame = torch.arange(x.shape[1]) // self.tokens
+        mask = (frame[:, None] >= frame[None]).to(x.device)
+        for norm1, qkv, out, norm2, widen, narrow in self.layers:
+            q, k, v = qkv(norm1(x)).unflatten(-1, (3, _HEADS, _HEAD_DIM)).permute(2, 0, 3, 1, 4)
+            heard = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            x = x + out(heard.transpose(1, 2).flatten(2))
+            x = x + narrow(functional.gelu(widen(norm2(x))))
+        return self.norm(x).unflatten(1, (frames, -1)).flatten(2).float()
+
+
+def _search(dynamics: Any, latent: int, config: PlannerConfig) -> Any:
+    """A function that plans once from and to random latents of width `latent`."""
+    draw = torch.Generator().manual_seed(0)
+    start, goal = torch.randn(2, 1, latent, generator=draw)
+    objective = goal_objective(dynamics, start[None], torch.zeros(1, 0, 5, 2), goal, 'final')
+    return lambda: solve(objective, [-1, -1], [1, 1], [0.3, 0.3], config, generator=draw,
+                         frameskip=5)
+
+
+def _row(table: str, solver: str, dtype: str, config: PlannerConfig, job: BenchPlannerJob,
+         plan_ms: float, **more: Any) -> dict[str, Any]:
+    return {'table': table, 'solver': solver, 'device': job.device, 'dtype': dtype, 'batch': 1,
+            'samples': config.samples, 'iterations': config.iterations,
+            'horizon': config.horizon, 'plan_ms': plan_ms, 'final_cost': None,
+            'peak_mb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, **more}

@@ -1,0 +1,188 @@
+"""How often the planner arrives, against its budget: the same problems for every search, at once.
+
+The worlds are simulated in this process. A problem is a start and a goal picture; it is solved
+when the robot is within two of its radii of the goal at any of 60 ticks, as in `lewm demo`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from lewm_core.agent import Agent
+from lewm_core.checkpoint import Checkpoint, load_checkpoint
+from lewm_core.config import PlannerConfig
+from lewm_core.envs import make_world
+from lewm_core.jobs import BenchPlannerJob
+from lewm_core.planner import distance_cost, shift
+from lewm_core.tails import wilson_interval
+from lewm_core.types import UserError
+
+TICKS, RADII = 60, 2.0
+# The reference's rollouts in one plan.
+REFERENCE = 300 * 30
+# Twice the median distance that the demo's training drive covers in 25 ticks: 0.33 m. As the way
+# leads, through the door's middle.
+FAR_M = 0.66
+_DOOR = np.array([0.5, 0.5])
+_BUDGET = re.compile(r'(\w+):(\d+)x(\d+)(?::(\d+))?(\+proposal)?')
+
+
+class Driven(NamedTuple):
+    """What came of P problems: arrived (P,), and the first plans' costs (P,)."""
+
+    reached: np.ndarray
+    imagined: np.ndarray
+    executed: np.ndarray
+    plan_ms: float  # of a plan and problem
+
+
+def success(job: BenchPlannerJob) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """A row for each budget, and the small one beside the full one, paired by problem."""
+    if job.checkpoint is None:
+        raise UserError('the table of success needs a trained model; give checkpoint=PATH')
+    checkpoint = load_checkpoint(job.checkpoint, job.device)
+    rows, driven = [], []
+    for text in job.budgets:
+        config = parse_budget(text, checkpoint.planner, job.seed)
+        found = drive(Agent(checkpoint, config, job.device), *problems(job, checkpoint), job.seed)
+        driven.append(found)
+        reached = int(found.reached.sum())
+        low, high = wilson_interval(reached, job.problems)
+        rows.append({
+            'table': 'success', 'world': job.world, 'solver': config.solver, 'budget': text,
+            'knots': config.knots, 'proposal': text.endswith('+proposal'),
+            'device': job.device, 'dtype': config.precision, 'batch': job.problems,
+            'samples': config.samples, 'iterations': config.iterations,
+            'horizon': config.horizon, 'problems': job.problems,
+            'success': reached / job.problems, 'low': low, 'high': high,
+            'imagined': float(found.imagined.mean()), 'executed': float(found.executed.mean()),
+            'final_cost': float(found.executed.mean()), 'plan_ms': found.plan_ms,
+            'peak_mb': None})
+        print(f'{text}: {reached} of {job.problems}', file=sys.stderr)
+    return rows, _compare(rows, driven, job.seed)
+
+
+def parse_budget(text: str, planner: PlannerConfig, seed: int) -> PlannerConfig:
+    """`planner` with the budget SOLVER:SAMPLESxITERATIONS[:KNOTS][+proposal] in `text`."""
+    match = _BUDGET.fullmatch(text)
+    if match is None:
+        raise UserError(f'budget {text!r} is not understood; give '
+                        'SOLVER:SAMPLESxITERATIONS[:KNOTS][+proposal], such as cem:64x3')
+    solver, samples, iterations, knots, proposal = match.groups()
+    count = int(samples)
+    changes: dict[str, Any] = {
+        'solver': solver, 'samples': count, 'iterations': int(iterations), 'seed': seed,
+        'elites': max(2, count // (10 if count >= 100 else 8))}
+    if knots is not None:
+        changes['knots'] = int(knots)
+    if hasattr(planner, 'proposal'):
+        changes['proposal'] = proposal is not None
+    elif proposal:
+        raise UserError(f'budget {text!r} asks for a proposal, which this version does not have')
+    return dataclasses.replace(planner, **changes)
+
+
+def problems(job: BenchPlannerJob, checkpoint: Checkpoint) -> tuple[list[Any], list[Any]]:
+    """The worlds, each at its start, and their tasks: those of `lewm demo` with the same seed."""
+    name = job.world.removesuffix('_far')
+    worlds, tasks = [], []
+    for index in range(job.problems):
+        world = make_world(name, checkpoint.model.config.image_size)
+        rng = np.random.default_rng([job.seed, index])
+        while True:
+            task = world.sample_task(rng)
+            world.reset_to(task)
+            if not world.reached(task.goal, RADII) and not (
+                    job.world.endswith('_far') and _way(task) < FAR_M):
+                break
+        worlds.append(world)
+        tasks.append(task)
+    return worlds, tasks
+
+
+def _way(task: Any) -> float:
+    start = np.array([task.start['x'], task.start['y']])
+    return float(np.linalg.norm(start - _DOOR) + np.linalg.norm(task.goal - _DOOR))
+
+
+@torch.no_grad()
+def drive(agent: Agent, worlds: list[Any], tasks: list[Any], seed: int) -> Driven:
+    """What comes of driving all `worlds` at once, a new plan each block."""
+    skip, count = agent.frameskip, len(worlds)
+    if agent.planner.context != 1:
+        raise UserError(f'planner.context={agent.planner.context} in this bench is not possible; '
+                        'use a checkpoint with planner.context=1')
+    goals = agent.encode(np.stack([w.goal_image(t) for w, t in zip(worlds, tasks)]))
+    reached, seconds, plans = np.zeros(count, bool), 0.0, 0
+    start: torch.Tensor | None = None
+    imagined = executed = np.zeros(count)
+    left = np.arange(count)
+    for block in range(TICKS // skip):
+        latents = agent.encode(np.stack([worlds[i].render() for i in left]))
+        past = latents.new_zeros(len(left), 0, skip, agent.spec.action_dim)
+        begun = time.perf_counter()
+        found = agent.search(latents[:, None], past, goals[left], (seed << 20) + block,
+                             start if agent.planner.warm_start else None)
+        seconds, plans = seconds + time.perf_counter() - begun, plans + len(left)
+        actions = agent.spec.clamp(found.actions.double().cpu().numpy())
+        if block == 0:
+            imagined = found.cost.cpu().numpy()
+            executed = _executed(agent, worlds, actions, goals)
+        for row, i in enumerate(left):
+            reached[i] = _step(worlds[i], tasks[i], actions[row, 0])
+        keep = ~reached[left]
+        start = shift(found.mean[torch.as_tensor(keep, device=found.mean.device)])
+        left = left[keep]
+        if not len(left):
+            break
+    return Driven(reached, imagined, executed, 1e3 * seconds / plans)
+
+
+def _step(world: Any, task: Any, actions: np.ndarray) -> bool:
+    """Whether the goal was reached at a tick of one block of actions (F, A)."""
+    for action in actions:
+        world.step(action)
+        if world.reached(task.goal, RADII):
+            return True
+    return False
+
+
+def _executed(agent: Agent, worlds: list[Any], plans: np.ndarray, goals: torch.Tensor
+              ) -> np.ndarray:
+    """The cost (P,) of whole plans (P, K, F, A) by the pictures they really lead to."""
+    seen = []
+    for world, plan in zip(worlds, plans):
+        before, pictures = world.state(), []
+        for block in plan:
+            for action in block:
+                world.step(action)
+            pictures.append(world.render())
+        world.set_state(before)
+        seen.append(agent.encode(np.stack(pictures)))
+    return distance_cost(torch.stack(seen)[:, None], goals, agent.planner.cost)[:, 0].cpu().numpy()
+
+
+def _compare(rows: list[dict[str, Any]], driven: list[Driven], seed: int) -> dict[str, Any]:
+    """The first budget of at most 1/100 of the reference's beside the largest one, paired."""
+    budgets = [row['samples'] * row['iterations'] for row in rows]
+    small = next((i for i, b in enumerate(budgets) if b <= REFERENCE / 100), None)
+    if small is None:
+        return {}
+    full = int(np.argmax(budgets))
+    difference = driven[small].reached.astype(float) - driven[full].reached
+    rng = np.random.default_rng(seed)
+    means = rng.choice(difference, (10_000, len(difference))).mean(axis=1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return {'small_budget': rows[small]['budget'], 'full_budget': rows[full]['budget'],
+            'small_budget_fraction': budgets[small] / REFERENCE,
+            'small_budget_success': rows[small]['success'],
+            'full_budget_success': rows[full]['success'],
+            'success_difference': float(difference.mean()),
+            'success_difference_low': float(low), 'success_difference_high': float(high)}

@@ -1,0 +1,147 @@
+"""The planner's bench: same problems for all, honest comparisons, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from lewm_core.agent import Agent
+from lewm_core.bench import planner_success
+from lewm_core.bench.planner import run_planner
+from lewm_core.bench.planner_small import PatchDynamics
+from lewm_core.bench.planner_speed import median_interval, perturbed
+from lewm_core.bench.planner_success import drive, parse_budget, problems
+from lewm_core.checkpoint import Checkpoint, save_checkpoint
+from lewm_core.config import ModelConfig, PlannerConfig
+from lewm_core.jobs import BenchPlannerJob
+from lewm_core.types import UserError
+
+SMALL = ModelConfig(encoder='vit', image_size=28, encoder_depth=1, encoder_width=16,
+                    encoder_heads=2, encoder_mlp=32, latent_dim=16, predictor_width=16,
+                    predictor_heads=2, predictor_head_dim=8, predictor_mlp=32, action_mlp=32,
+                    projector_hidden=32, predictor_depth=2)
+SEARCH = PlannerConfig(samples=8, elites=2, iterations=2)
+
+
+@pytest.fixture(scope='module')
+def model():
+    return perturbed(SMALL, 0)
+
+
+def test_every_tensor_of_the_benched_model_is_moved_and_actions_matter(model):
+    torch.manual_seed(0)
+    fresh = type(model)(SMALL, model.spec).state_dict()
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            assert not torch.equal(tensor, fresh[name]), name
+    actions = torch.randn(1, 2, 3, 5, 2, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ends = model.rollout(torch.zeros(1, 1, 16), actions[:, 0, :0], actions)[0, :, -1]
+    assert (ends[0] - ends[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize('text, expected', [
+    ('cem:300x30', ('cem', 300, 30, 30, 1)), ('icem:64x3:5', ('icem', 64, 3, 8, 5)),
+    ('mppi:10x1', ('mppi', 10, 1, 2, 1))])
+def test_a_budget_is_solver_samples_iterations_and_knots(text, expected):
+    config = parse_budget(text, PlannerConfig(), 3)
+    assert (config.solver, config.samples, config.iterations, config.elites,
+            config.knots) == expected
+    assert config.seed == 3
+
+
+@pytest.mark.parametrize('text', ['cem', '64x3', 'cem:64', 'cem:64x3:', 'cem:64x3+x'])
+def test_a_budget_that_is_none_is_refused(text):
+    with pytest.raises(UserError, match='is not understood'):
+        parse_budget(text, PlannerConfig(), 0)
+
+
+def test_the_interval_of_a_median_holds_it():
+    values = np.random.default_rng(0).normal(1.0, 0.1, 101)
+    low, high = median_interval(values, 0)
+    assert low < np.median(values) < high
+    assert high - low < 0.1
+
+
+def job(**changes):
+    return BenchPlannerJob(**{'problems': 6, 'world': 'two_room', 'model': SMALL,
+                              'planner': SEARCH, **changes})
+
+
+def test_the_same_problems_come_for_every_budget_and_far_ones_are_far(model):
+    checkpoint = Checkpoint(model, model.spec)
+    first, second = (problems(job(), checkpoint)[1] for _ in range(2))
+    assert all(np.array_equal(a.goal, b.goal) and a.start == b.start
+               for a, b in zip(first, second))
+    far = problems(job(world='two_room_far'), checkpoint)[1]
+    ways = [planner_success._way(task) for task in far]
+    assert min(ways) >= planner_success.FAR_M > min(map(planner_success._way, first))
+
+
+def test_driving_all_problems_at_once_is_judged_tick_by_tick(model):
+    checkpoint = Checkpoint(model, model.spec)
+    agent = Agent(checkpoint, SEARCH)
+    worlds, tasks = problems(job(), checkpoint)
+    starts = [dict(world.state()) for world in worlds]
+    found = drive(agent, worlds, tasks, 0)
+    assert found.reached.shape == found.imagined.shape == found.executed.shape == (6,)
+    assert np.isfinite(found.imagined).all() and np.isfinite(found.executed).all()
+    for world, start, reached in zip(worlds, starts, found.reached):
+        assert world.state() != start
+    # The same again is the same: what drives is the seed.
+    again = drive(agent, *problems(job(), checkpoint), 0)
+    assert np.array_equal(found.reached, again.reached)
+    assert np.array_equal(found.imagined, again.imagined)
+
+
+def test_a_robot_that_stands_at_its_goal_has_arrived(model):
+    checkpoint = Checkpoint(model, model.spec)
+    worlds, tasks = problems(job(problems=2), checkpoint)
+    tasks[0] = dataclasses.replace(tasks[0], goal=worlds[0].position.copy())
+    assert drive(Agent(checkpoint, SEARCH), worlds, tasks, 0).reached[0]
+
+
+def test_tokens_of_a_frame_know_nothing_of_later_frames():
+    dynamics = PatchDynamics(4, 0)
+    latents, actions = torch.randn(1, 3, 4 * 384), torch.randn(1, 3, 5, 2)
+    with torch.no_grad():
+        whole = dynamics.predict(latents, dynamics.embed_actions(actions))
+        cut = dynamics.predict(latents[:, :2], dynamics.embed_actions(actions[:, :2]))
+    torch.testing.assert_close(whole[:, :2], cut, rtol=1e-4, atol=1e-4)
+
+
+def test_the_bench_writes_every_row_with_its_keys_and_needs_no_reference(tmp_path, capsys):
+    output = tmp_path / 'planner.json'
+    assert run_planner(job(output=output, rounds=1, threads=1), []) == 0
+    result = json.loads(output.read_text())
+    assert [row['dtype'] for row in result['rows']] == ['float32', 'bf16']
+    for row in result['rows']:
+        assert {'solver', 'device', 'dtype', 'batch', 'samples', 'iterations', 'horizon',
+                'plan_ms', 'final_cost', 'peak_mb'} <= set(row)
+        assert row['plan_ms'] > 0 and row['final_cost'] > 0
+    assert result['summary']['speedup_vs_reference'] is None
+    assert 'plan_ms' in capsys.readouterr().out
+
+
+def test_the_table_of_success_compares_the_small_budget_with_the_full_one(model, tmp_path):
+    path = tmp_path / 'model.safetensors'
+    save_checkpoint(path, Checkpoint(model, model.spec, planner=SEARCH))
+    output = tmp_path / 'planner.json'
+    run_planner(job(output=output, tables=('success',), checkpoint=path, problems=3,
+                    budgets=('cem:8x2', 'cem:50x2')), [])
+    result = json.loads(output.read_text())
+    assert result['summary']['small_budget'] == 'cem:8x2'
+    assert result['summary']['full_budget'] == 'cem:50x2'
+    assert result['summary']['small_budget_fraction'] == pytest.approx(16 / 9000)
+
+
+@pytest.mark.parametrize('changes, words', [
+    ({'tables': ('sucess',)}, 'tables=sucess'), ({'tables': ('success',)}, 'checkpoint=PATH'),
+    ({'tables': ('small',)}, 'checkpoint=PATH')])
+def test_what_the_bench_cannot_do_is_refused(changes, words, tmp_path):
+    with pytest.raises(UserError, match=words):
+        run_planner(job(output=tmp_path / 'planner.json', **changes), [])
