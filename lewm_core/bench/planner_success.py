@@ -51,6 +51,9 @@ def success(job: BenchPlannerJob) -> tuple[list[dict[str, Any]], dict[str, Any]]
     rows, driven = [], []
     for text in job.budgets:
         config = parse_budget(text, checkpoint.planner, job.seed)
+        if config.proposal and 'proposal' not in checkpoint.heads:
+            raise UserError(f'budget {text!r} asks for a proposal, and {str(job.checkpoint)!r} has '
+                            'none; train with train.proposal_steps, or leave +proposal out')
         found = drive(Agent(checkpoint, config, job.device), *problems(job, checkpoint), job.seed)
         driven.append(found)
         reached = int(found.reached.sum())
@@ -79,13 +82,9 @@ def parse_budget(text: str, planner: PlannerConfig, seed: int) -> PlannerConfig:
     count = int(samples)
     changes: dict[str, Any] = {
         'solver': solver, 'samples': count, 'iterations': int(iterations), 'seed': seed,
-        'elites': max(2, count // (10 if count >= 100 else 8))}
+        'elites': max(2, count // (10 if count >= 100 else 8)), 'proposal': bool(proposal)}
     if knots is not None:
         changes['knots'] = int(knots)
-    if hasattr(planner, 'proposal'):
-        changes['proposal'] = proposal is not None
-    elif proposal:
-        raise UserError(f'budget {text!r} asks for a proposal, which this version does not have')
     return dataclasses.replace(planner, **changes)
 
 

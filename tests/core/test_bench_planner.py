@@ -139,6 +139,14 @@ def test_the_table_of_success_compares_the_small_budget_with_the_full_one(model,
     assert result['summary']['small_budget_fraction'] == pytest.approx(16 / 9000)
 
 
+def test_a_proposal_that_the_checkpoint_lacks_is_refused(model, tmp_path):
+    path = tmp_path / 'model.safetensors'
+    save_checkpoint(path, Checkpoint(model, model.spec, planner=SEARCH))
+    with pytest.raises(UserError, match='asks for a proposal'):
+        run_planner(job(tables=('success',), checkpoint=path, budgets=('cem:8x2+proposal',),
+                        output=tmp_path / 'planner.json'), [])
+
+
 @pytest.mark.parametrize('changes, words', [
     ({'tables': ('sucess',)}, 'tables=sucess'), ({'tables': ('success',)}, 'checkpoint=PATH'),
     ({'tables': ('small',)}, 'checkpoint=PATH')])
