@@ -52,8 +52,8 @@ def success(job: BenchPlannerJob) -> tuple[list[dict[str, Any]], dict[str, Any]]
     for text in job.budgets:
         config = parse_budget(text, checkpoint.planner, job.seed)
         if config.proposal and 'proposal' not in checkpoint.heads:
-            raise UserError(f'budget {text!r} asks for a proposal, and {str(job.checkpoint)!r} has '
-                            'none; train with train.proposal_steps, or leave +proposal out')
+            raise UserError(f'budget {text!r} asks for a proposal, and {str(job.checkpoint)!r} '
+                            'has none; train with train.proposal_steps, or leave +proposal out')
         found = drive(Agent(checkpoint, config, job.device), *problems(job, checkpoint), job.seed)
         driven.append(found)
         reached = int(found.reached.sum())
