@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lewm_core.agent import Agent
+from lewm_core.atomic import write_text
 from lewm_core.bench.common import write_result
 from lewm_core.checkpoint import Checkpoint, load_checkpoint, read_metadata
 from lewm_core.compose import compose
@@ -93,17 +95,24 @@ def _tuned(job: BenchObjectivesJob, dataset: Dataset, name: str, factor: float) 
 
 
 def _measured(job: BenchObjectivesJob, dataset: Dataset, name: str, factor: float, seed: int
-              ) -> dict[str, float | None]:
-    """The figures of one whole training."""
-    checkpoint = load_checkpoint(_trained(job, dataset, name, factor, seed, job.train.steps))
+              ) -> dict[str, Any]:
+    """The figures of one whole training; those that lie beside it are not measured again."""
+    path = _trained(job, dataset, name, factor, seed, job.train.steps)
+    kept = path.with_name(f'measured_{job.goals}_{job.teleports}.json')
+    if kept.exists() and not job.overwrite:
+        return json.loads(kept.read_text())
+    checkpoint = load_checkpoint(path)
     figures = checkpoint.metrics['evaluation']
     skill = open_loop_skill(checkpoint.model, dataset.with_split(checkpoint.data), 'test',
                             job.planner.horizon)
-    return {'probe_r2_min': figures['probe_r2_min'], 'std_min': figures['latent']['std_min'],
-            'effective_rank': figures['latent']['effective_rank'],
-            'skill': None if skill is None else skill.skill,
-            'teleport_auroc': teleport_auroc(checkpoint, job.teleports),
-            'goals_reached': goals_reached(checkpoint, job.goals), 'seed': seed}
+    row = {'seed': seed, 'probe_r2_min': figures['probe_r2_min'],
+           'std_min': figures['latent']['std_min'],
+           'effective_rank': figures['latent']['effective_rank'],
+           'skill': None if skill is None else skill.skill,
+           'teleport_auroc': teleport_auroc(checkpoint, job.teleports),
+           'goals_reached': goals_reached(checkpoint, job.goals)}
+    write_text(kept, json.dumps(row) + '\n')
+    return row
 
 
 def goals_reached(checkpoint: Checkpoint, goals: int, ticks: int = _TRIAL_TICKS) -> float:
