@@ -14,6 +14,7 @@ from lewm_core.checkpoint import Checkpoint
 from lewm_core.config import SurpriseConfig, check
 from lewm_core.data import Dataset
 from lewm_core.evaluate import encode_rows
+from lewm_core.kinds import BLOCKS, kind, wait
 from lewm_core.model import LatentDynamics, WorldModel
 from lewm_core.types import Frame, Surprise, UserError
 
@@ -120,6 +121,7 @@ class SurpriseMonitor:
         self._blocks: list[np.ndarray] = []
         self._block: list[np.ndarray] = []
         self._since_exceedance: int | None = None
+        self._since_alarm: list[float] | None = None
         self._episode += 1
 
     def update(self, frame: Frame, action: np.ndarray | None) -> Surprise | None:
@@ -229,5 +231,18 @@ class SurpriseMonitor:
                              or self._since_exceedance > calibration.cluster_blocks)
         if exceeds:
             self._since_exceedance = 0
-        return Surprise(stamp_ns, score, calibration.p_value(score), calibration.threshold,
-                        exceeds, alarm)
+        p_value = calibration.p_value(score)
+        return Surprise(stamp_ns, score, p_value, calibration.threshold, exceeds, alarm,
+                        self._told(alarm, p_value))
+
+    def _told(self, alarm: bool, p_value: float) -> str:
+        """What an alarm was, once enough blocks have come after it; '' until then."""
+        if self._since_alarm is None:
+            self._since_alarm = [] if alarm else None
+            return ''
+        # A second alarm while the first is looked at is what came of it.
+        self._since_alarm.append(p_value)
+        if len(self._since_alarm) < wait(self._history) + BLOCKS - 1:
+            return ''
+        after, self._since_alarm = self._since_alarm[-BLOCKS:], None
+        return kind(np.array(after))

@@ -55,6 +55,8 @@ class Surprise:
     p-value in (0, 1] of that score among ordinary driving, `threshold` the score above which the
     block counts as an exceedance, and `alarm` is true on the first block of a cluster of
     exceedances. Without a calibration `p_value` and `threshold` are NaN and `alarm` is False.
+    `kind` is '' but on the block where the last alarm can be told: 'jump' when it was over at
+    once, 'shift' when it stayed.
     """
 
     stamp_ns: int
@@ -63,3 +65,4 @@ class Surprise:
     threshold: float
     exceeds: bool
     alarm: bool
+    kind: str = ''

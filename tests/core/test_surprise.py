@@ -133,6 +133,22 @@ def test_recalibrating_on_what_was_watched_is_calibrating_on_the_same_scores(che
     assert monitor.calibration is calibration
 
 
+@pytest.mark.parametrize('after, told', [
+    ('......', 'jump'), ('xuuuuu', 'shift'), ('uuu...', 'jump'), ('...uu.', 'shift')])
+def test_an_alarm_is_told_once_the_history_has_left_it_behind(checkpoint, recording, after, told):
+    """What is high in the three blocks whose history begins before the alarm says nothing."""
+    monitor = SurpriseMonitor(checkpoint)
+    for episode in range(4):
+        replay(monitor, recording, episode)
+    limit = monitor.recalibrate().threshold
+    scores = {'.': 1e-6 * limit, 'u': 0.99 * limit, 'x': 2 * limit}
+    said = [monitor._judge(0, scores[c]) for c in '.x' + after + '.']
+    assert [s.kind for s in said] == [''] * 7 + [told, '']
+    monitor._judge(0, scores['x'])
+    monitor.reset()
+    assert not any(monitor._judge(0, scores['.']).kind for _ in range(9))
+
+
 def test_an_alarm_is_the_first_block_of_a_cluster(checkpoint, recording):
     monitor = SurpriseMonitor(checkpoint)
     for episode in range(4):
