@@ -28,14 +28,18 @@ _REMEMBER = 200_000
 _BATCH = 256
 
 
-@torch.inference_mode()
 def score_dataset(model: WorldModel, dataset: Dataset, split: str) -> list[np.ndarray]:
     """The block scores (N,) float64 of each episode of `split`, as `SurpriseMonitor` gives them.
 
     Blocks are counted from the episode's first frame, so an episode of L frames has
     (L - 1) // frameskip of them; an episode without any is left out.
     """
-    skip, scores = model.config.frameskip, []
+    return [np.square(off).mean(axis=-1) for off in dataset_residuals(model, dataset, split)]
+
+
+def dataset_residuals(model: WorldModel, dataset: Dataset, split: str) -> list[np.ndarray]:
+    """What was imagined minus what came (N, D), for each episode as in `score_dataset`."""
+    skip, found = model.config.frameskip, []
     for episode in dataset.episodes(split):
         count = (int(dataset.ep_len[episode]) - 1) // skip
         if count < 1:
@@ -43,21 +47,26 @@ def score_dataset(model: WorldModel, dataset: Dataset, split: str) -> list[np.nd
         first = int(dataset.ep_offset[episode])
         latents = encode_rows(model, dataset, first + np.arange(count + 1) * skip)
         blocks = dataset.action[first:first + count * skip].reshape(count, skip, -1)
-        scores.append(block_scores(model, latents[None], blocks[None])[0])
-    return scores
+        found.append(block_residuals(model, latents[None], blocks[None])[0])
+    return found
 
 
-@torch.inference_mode()
 def block_scores(model: LatentDynamics, latents: np.ndarray, blocks: np.ndarray) -> np.ndarray:
     """The scores (B, T) float64 of latents (B, T + 1, D) and the blocks (B, T, F, A) between them.
 
     Each of the B series is scored from its first frame on, as an episode of its own.
     """
+    return np.square(block_residuals(model, latents, blocks)).mean(axis=-1)
+
+
+@torch.inference_mode()
+def block_residuals(model: LatentDynamics, latents: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+    """What was imagined minus what came (B, T, D) float64; the arguments are `block_scores`'s."""
     device, (series, count) = next(model.parameters()).device, blocks.shape[:2]
     z = torch.from_numpy(np.ascontiguousarray(latents)).to(device)
     emb = model.embed_actions(torch.from_numpy(np.ascontiguousarray(blocks)).to(device))
     ends = np.arange(1, count + 1)
-    scores = np.empty((series, count))
+    off = np.empty((series, count, z.shape[-1]))
     for context in range(1, model.history + 1):
         # The first blocks of an episode have less history than the others.
         group = ends[ends == context] if context < model.history else ends[ends >= context]
@@ -68,8 +77,8 @@ def block_scores(model: LatentDynamics, latents: np.ndarray, blocks: np.ndarray)
             at = torch.from_numpy(i).to(device)
             imagined = model.predict(z[at[:, None], rows], emb[at[:, None], rows])[:, -1]
             came = z[at, torch.from_numpy(e).to(device)]
-            scores[i, e - 1] = (imagined - came).square().mean(dim=-1).cpu().numpy()
-    return scores
+            off[i, e - 1] = (imagined - came).cpu().numpy()
+    return off
 
 
 class SurpriseMonitor:

@@ -13,9 +13,11 @@ from lewm_core.calibration import Calibration
 from lewm_core.evaluation import promise
 from lewm_core.evaluation.intervals import mean_of, over_groups, text
 from lewm_core.evaluation.kinds import confusion, judged
+from lewm_core.evaluation.scores import Score, plain, whitening
 from lewm_core.evaluation.subject import Subject
 from lewm_core.evaluation.trials import Outcome, ordinary, outcomes
 from lewm_core.report import Page, new_figure, to_png
+from lewm_core.surprise import dataset_residuals
 from lewm_core.tails import auroc
 
 log = logging.getLogger(__name__)
@@ -27,25 +29,40 @@ _RESAMPLES = 200  # of ranks, which have no sums to resample
 def measure(subject: Subject) -> dict[str, Any]:
     """Detection of each perturbation, jump or shift, and the false alarms beside the promise.
 
-    The thresholds are calibrated on a fresh drive of `calibration_minutes` where there is a
-    world, else on the calibration episodes; `perturbations` is None where no trajectory is long
-    enough.
+    `plain` by the score that the monitor uses, `whitened` by one that divides by the covariance
+    of the errors on train. The thresholds are calibrated on a fresh drive of
+    `calibration_minutes` where there is a world, else on the calibration episodes.
+    `perturbations` is None where nothing was calibrated or no trajectory is long enough.
     """
-    kept = promise.measure(subject)
-    calibration = kept.pop('calibration')
-    trials = ordinary(subject)
-    found: dict[str, Any] = {'promise': kept, 'perturbations': None}
-    if calibration is None or trials is None:
+    scores: dict[str, Score] = {'plain': plain}
+    train = dataset_residuals(subject.model, subject.dataset, 'train')
+    if train:
+        scores['whitened'] = whitening(train)
+    driven, trials = promise.gather(subject), ordinary(subject)
+    made = [] if trials is None else [
+        outcome for outcome in outcomes(subject, trials, lambda name: log.info('  %s', name))
+        if len(outcome.off)]
+    found = {name: _by(score, subject, driven, made) for name, score in scores.items()}
+    if trials is None:
         return found
-    rows, kinds = [], []
-    for outcome in outcomes(subject, trials, lambda name: log.info('  %s', name)):
-        if len(outcome.scores):
-            rows.append(_row(outcome, calibration, subject))
-            kinds.append(judged(outcome, calibration, subject.model.history))
-    _holm(rows)
     return {**found, 'fresh': trials.fresh, 'trajectories': len(trials.pixels),
             'episodes': len(np.unique(trials.episode)), 'after': trials.after,
-            'block_s': subject.block_s, 'perturbations': rows, 'kinds': confusion(kinds),
+            'block_s': subject.block_s}
+
+
+def _by(score: Score, subject: Subject, driven: promise.Ordinary, made: list[Outcome]
+        ) -> dict[str, Any]:
+    """All figures by one score."""
+    kept = promise.measure(subject, driven, score)
+    calibration = kept.pop('calibration')
+    found: dict[str, Any] = {'promise': kept, 'perturbations': None}
+    if calibration is None or not made:
+        return found
+    rows = [_row(outcome, score, calibration, subject) for outcome in made]
+    _holm(rows)
+    kinds = confusion([judged(outcome, score, calibration, subject.model.history)
+                       for outcome in made])
+    return {**found, 'perturbations': rows, 'kinds': kinds,
             'thresholds': {f'{rate:g}': threshold(calibration, rate) for rate in RATES}}
 
 
@@ -54,10 +71,11 @@ def threshold(calibration: Calibration, rate: float) -> float:
     return calibration.at_rate(rate).threshold
 
 
-def _row(outcome: Outcome, calibration: Calibration, subject: Subject) -> dict[str, Any]:
+def _row(outcome: Outcome, by: Score, calibration: Calibration, subject: Subject
+         ) -> dict[str, Any]:
     """The figures of one perturbation; a trajectory is compared with itself, undisturbed."""
     job, episode = subject.job, outcome.episode
-    score, control = outcome.scores, outcome.control
+    score, control = by(outcome.off), by(outcome.control)
     ratio = np.log(np.maximum(score, 1e-30)) - np.log(np.maximum(control, 1e-30))
     row: dict[str, Any] = {'name': outcome.name, 'kind': outcome.kind, 'count': len(score)}
     for name, (hit, miss) in {'auroc': (score[:, 0], control[:, 0]),
@@ -115,16 +133,25 @@ def _holm(rows: list[dict[str, Any]]) -> None:
 
 
 def show(page: Page, found: dict[str, Any]) -> None:
-    """Nothing; adds the detection table, the decay, the kinds and the promise."""
-    promise.show(page, found['promise'])
+    """Nothing; adds the promise, the detection table, the decay and the kinds, by both scores."""
+    for name, title in (('plain', 'By the squared latent error, as the monitor scores'),
+                        ('whitened', 'By that error whitened: divided by the covariance of the '
+                                     'errors on training episodes')):
+        if name in found:
+            page.text(f'{title}.', 'good')
+            promise.show(page, found[name]['promise'])
+            _show(page, found, found[name])
+
+
+def _show(page: Page, trials: dict[str, Any], found: dict[str, Any]) -> None:
     if found['perturbations'] is None:
         page.text('No trajectory is long enough, or nothing was calibrated: no perturbation was '
-                  'tried.', 'note')
+                  'judged.', 'note')
         return
-    source = ('fresh simulated drives' if found['fresh'] else
-              f'windows of {found["episodes"]} test episodes')
-    page.text(f'{found["trajectories"]} trajectories ({source}), each with and without the '
-              f'perturbation; {found["after"]} blocks of {found["block_s"]:g} s are looked at '
+    source = ('fresh simulated drives' if trials['fresh'] else
+              f'windows of {trials["episodes"]} test episodes')
+    page.text(f'{trials["trajectories"]} trajectories ({source}), each with and without the '
+              f'perturbation; {trials["after"]} blocks of {trials["block_s"]:g} s are looked at '
               'from it on. AUROC: of the first block; within: of the highest. Detected: above '
               'the threshold within those blocks. Effect: mean over deviation of the log ratio '
               'of the scores of the first block, paired; p: Wilcoxon, one-sided, Holm.', 'note')

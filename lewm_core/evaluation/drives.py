@@ -10,7 +10,7 @@ import numpy as np
 from lewm_core.evaluate import encode_pixels
 from lewm_core.evaluation.subject import Subject
 from lewm_core.robot import RobotSpec
-from lewm_core.surprise import block_scores
+from lewm_core.surprise import block_residuals
 
 # A long drive is made of these: long enough that an episode's start is a rare sight, short enough
 # to keep its pictures in memory. 10 simulated minutes at 10 Hz.
@@ -44,26 +44,23 @@ def drive(world: Any, spec: RobotSpec, frameskip: int, blocks: int, seed: tuple[
     return np.stack(pixels), commands, states
 
 
-def ordinary_scores(subject: Subject, hours: float, stream: int,
-                    note: Callable[[int, int], None] = lambda done, total: None
-                    ) -> list[np.ndarray]:
-    """The block scores of each episode of `hours` of ordinary driving in the subject's world.
+def ordinary_residuals(subject: Subject, hours: float, stream: int) -> list[np.ndarray]:
+    """Imagined minus come (T, D), of each episode of `hours` of ordinary driving in the world.
 
     Episodes of ten minutes, the last one shorter. `stream` tells drives apart: the same number
     gives the same drive.
     """
-    left, scores = round(hours * 3600 / subject.block_s), []
+    left, found = round(hours * 3600 / subject.block_s), []
     whole = max(1, _EPISODE_TICKS // subject.skip)
-    total, world = max(1, left), subject.make_world()
+    world = subject.make_world()
     while left > 0:
         blocks = min(left, whole)
         pixels, actions, _ = drive(world, subject.checkpoint.spec, subject.skip, blocks,
-                                   (subject.job.seed, stream, len(scores)))
+                                   (subject.job.seed, stream, len(found)))
         latents = encode_pixels(subject.model, pixels)
-        scores.append(block_scores(subject.model, latents[None], actions[None])[0])
+        found.append(block_residuals(subject.model, latents[None], actions[None])[0])
         left -= blocks
-        note(total - left, total)
-    return scores
+    return found
 
 
 def trajectories(subject: Subject, blocks: int, stream: int, count: int,

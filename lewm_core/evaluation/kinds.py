@@ -9,6 +9,7 @@ import numpy as np
 
 from lewm_core.calibration import Calibration
 from lewm_core.evaluation.intervals import Figure, mean_of
+from lewm_core.evaluation.scores import Score
 from lewm_core.evaluation.trials import Outcome
 from lewm_core.kinds import BLOCKS, kind, persistence, wait
 from lewm_core.tails import auroc, wilson_interval
@@ -31,15 +32,16 @@ class Judged:
     wait_blocks: int
 
 
-def judged(outcome: Outcome, calibration: Calibration, history: int) -> Judged:
+def judged(outcome: Outcome, score: Score, calibration: Calibration, history: int) -> Judged:
     """What the kind of each alarm would have been said to be.
 
     An alarm in the blocks that are too late to be judged within the window counts as missed.
     """
     level = calibration.at_rate(_RATE).threshold
-    p_values = np.vectorize(calibration.p_value)(outcome.scores)
+    scored = score(outcome.off)
+    p_values = np.vectorize(calibration.p_value)(scored)
     later, said = wait(history), []
-    for scores, p in zip(outcome.scores, p_values):
+    for scores, p in zip(scored, p_values):
         room = len(scores) - later - BLOCKS + 1
         over = np.flatnonzero(scores[:max(room, 0)] > level)
         first = int(over[0]) + later if len(over) else 0

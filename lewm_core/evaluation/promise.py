@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from lewm_core.calibration import Calibration, calibrate
-from lewm_core.evaluation.drives import ordinary_scores
+from lewm_core.evaluation.drives import ordinary_residuals
+from lewm_core.evaluation.scores import Score
 from lewm_core.evaluation.subject import Subject
 from lewm_core.report import Page
-from lewm_core.surprise import score_dataset
+from lewm_core.surprise import dataset_residuals
 from lewm_core.tails import clusters, poisson_interval
 from lewm_core.types import UserError
 
@@ -21,36 +23,55 @@ RATES = (1.0, 6.0, 60.0)
 _WATCHED, _CALIBRATED = 1, 1000  # streams of random numbers
 
 
-def measure(subject: Subject) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Ordinary:
+    """Ordinary driving, imagined minus come (T, D) in each episode.
+
+    `calibration`: by name, what thresholds may be calibrated on; `watched`: what alarms are
+    counted in. `fresh`: driven for this, in a world.
+    """
+
+    calibration: dict[str, list[np.ndarray]]
+    watched: list[np.ndarray]
+    fresh: bool
+
+
+def gather(subject: Subject) -> Ordinary:
+    """The calibration episodes (`split`) and the test episodes; in a world fresh drives.
+
+    There `hours` are watched, and calibrated on `calibrations` drives of `calibration_minutes`.
+    """
+    job, model, dataset = subject.job, subject.model, subject.dataset
+    calibration = {'split': dataset_residuals(model, dataset, 'calibration')}
+    if subject.make_world is None:
+        return Ordinary(calibration, dataset_residuals(model, dataset, 'test'), False)
+    for i in range(job.calibrations):
+        log.info('  calibration drive %d of %d', i + 1, job.calibrations)
+        calibration[f'drive {i + 1}'] = ordinary_residuals(subject, job.calibration_minutes / 60,
+                                                           _CALIBRATED + i)
+    log.info('  %g hours of ordinary driving', job.hours)
+    return Ordinary(calibration, ordinary_residuals(subject, job.hours, _WATCHED), True)
+
+
+def measure(subject: Subject, ordinary: Ordinary, score: Score) -> dict[str, Any]:
     """Alarms that came at each promised rate, their ratio to the promise and its exact interval.
 
-    In `hours` of fresh driving where there is a world, else in the test episodes. One row for
-    each calibration: on the calibration episodes (`split`), and in a world on `calibrations`
-    drives of `calibration_minutes` each. The interval (Garwood) is over the alarms, the
-    calibration taken as it is; how much that one matters is what the rows differ by.
-    `calibration`: the first drive's, else the split's, None when neither can be.
+    One row for each calibration. The interval (Garwood) is over the alarms, the calibration taken
+    as it is; how much that one matters is what the rows differ by. `calibration`: the first
+    drive's, else the split's, None when neither can be.
     """
-    job, skip = subject.job, subject.skip
-    calibrated = {'split': _calibrate(subject, score_dataset(subject.model, subject.dataset,
-                                                             'calibration'))}
-    if subject.make_world is None:
-        watched = score_dataset(subject.model, subject.dataset, 'test')
-    else:
-        for i in range(job.calibrations):
-            log.info('  calibration drive %d of %d', i + 1, job.calibrations)
-            scores = ordinary_scores(subject, job.calibration_minutes / 60, _CALIBRATED + i)
-            calibrated[f'drive {i + 1}'] = _calibrate(subject, scores)
-        log.info('  %g hours of ordinary driving', job.hours)
-        watched = ordinary_scores(subject, job.hours, _WATCHED)
+    calibrated = {name: _calibrate(subject, [score(off) for off in episodes])
+                  for name, episodes in ordinary.calibration.items()}
+    watched = [score(off) for off in ordinary.watched]
     hours = sum(map(len, watched)) * subject.block_s / 3600
     rows = [row for name, calibration in calibrated.items() if calibration is not None
             for row in _rows(name, calibration, watched, hours)]
     first = calibrated.get('drive 1') or calibrated['split']
     scores = np.concatenate(watched) if watched else np.zeros(0)
-    return {'hours': hours, 'blocks': len(scores), 'frameskip': skip,
-            'fresh': subject.make_world is not None, 'rows': rows, 'calibration': first,
-            'score_quantiles': {f'{q:g}': float(np.quantile(scores, q)) for q in (
-                0.5, 0.9, 0.99, 0.999, 1)} if len(scores) else {}}
+    return {'hours': hours, 'blocks': len(scores), 'fresh': ordinary.fresh, 'rows': rows,
+            'calibration': first, 'score_quantiles': {f'{q:g}': float(np.quantile(scores, q))
+                                                      for q in (0.5, 0.9, 0.99, 0.999, 1)}
+            if len(scores) else {}}
 
 
 def _calibrate(subject: Subject, scores: list[np.ndarray]) -> Calibration | None:

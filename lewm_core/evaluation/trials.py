@@ -1,4 +1,4 @@
-"""The same trajectories with and without each perturbation, and how surprising each block was."""
+"""The same trajectories with and without each perturbation, and how far off the model was."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lewm_core.evaluation.drives import trajectories
 from lewm_core.evaluation.perturbations import Happening, InWorld, in_world, recorded
 from lewm_core.evaluation.subject import Subject
 from lewm_core.kinds import BLOCKS, wait
-from lewm_core.surprise import block_scores
+from lewm_core.surprise import block_residuals
 
 # Blocks before and, at most, after the event; with a spare one for what is dropped, 90 ticks.
 _AFTER = 12
@@ -37,14 +37,14 @@ class Trials:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The block scores (N, after) of N trajectories from the event on, with and without it.
+    """Imagined minus come (N, after, D) in N trajectories from the event on, with and without it.
 
     `episode` (N,) says which trajectories are of one episode.
     """
 
     name: str
     kind: str
-    scores: np.ndarray
+    off: np.ndarray
     control: np.ndarray
     episode: np.ndarray
 
@@ -74,7 +74,7 @@ def ordinary(subject: Subject) -> Trials | None:
 
 def outcomes(subject: Subject, trials: Trials,
              note: Callable[[str], None] = lambda name: None) -> Iterator[Outcome]:
-    """What each perturbation did to the scores, one after the other."""
+    """What each perturbation did, one after the other."""
     latents = encode_pixels(subject.model, trials.pixels)
     control = _after(subject, trials, latents, trials.actions)
     rng = np.random.default_rng([subject.job.seed, _STREAM + 1])
@@ -109,12 +109,12 @@ def _happened(subject: Subject, trials: Trials, control: np.ndarray, change: InW
     made = list(trajectories(subject, blocks, _STREAM, len(trials.pixels), at))
     good = np.array([h.happened for h in happenings])
     pixels, actions = (np.stack([m[i] for m in made])[good] for i in (0, 1))
-    scores = _after(subject, trials, encode_pixels(subject.model, pixels), actions)
-    return Outcome(change.name, change.kind, scores, control[good], trials.episode[good])
+    off = _after(subject, trials, encode_pixels(subject.model, pixels), actions)
+    return Outcome(change.name, change.kind, off, control[good], trials.episode[good])
 
 
 def _after(subject: Subject, trials: Trials, latents: np.ndarray, actions: np.ndarray
            ) -> np.ndarray:
-    """The scores (N, after) of the blocks that end at the event and later."""
+    """Imagined minus come (N, after, D) in the blocks that end at the event and later."""
     first = trials.event - 1
-    return block_scores(subject.model, latents, actions)[:, first:first + trials.after]
+    return block_residuals(subject.model, latents, actions)[:, first:first + trials.after]

@@ -19,6 +19,7 @@ from lewm_core.evaluation import decoder, detection, promise
 from lewm_core.evaluation.drives import drive
 from lewm_core.evaluation.kinds import confusion, judged
 from lewm_core.evaluation.perturbations import (brightened, in_world, recorded, shifted, things)
+from lewm_core.evaluation.scores import plain, whitening
 from lewm_core.evaluation.subject import Subject
 from lewm_core.evaluation.trials import Outcome, ordinary
 from lewm_core.kinds import kind
@@ -129,6 +130,7 @@ def test_a_drive_is_the_same_until_something_happens():
 
 def test_teleports_are_noticed_as_jumps_and_the_larger_the_better(subject):
     found = detection.measure(subject)
+    found = found['plain']
     rows = {row['name']: row for row in found['perturbations']}
     far, near = rows['teleport robot 6 radii'], rows['teleport robot 1 radii']
     assert far['auroc']['value'] > 0.95 and far['ratio'] > near['ratio']
@@ -149,7 +151,9 @@ def test_without_a_world_recorded_windows_of_test_episodes_are_altered(subject):
     trials = ordinary(plain)
     assert not trials.fresh and set(trials.episode) == set(subject.dataset.episodes('test'))
     found = detection.measure(plain)
-    assert found['episodes'] == 3 and len(found['perturbations']) == len(recorded())
+    assert found['episodes'] == 3 and set(found) >= {'plain', 'whitened'}
+    found = found['plain']
+    assert len(found['perturbations']) == len(recorded())
     # Sixteen windows of three episodes are three pairs: no test can be sure of them.
     assert all(row['pairs'] == 3 and row['p'] >= 0.125 for row in found['perturbations'])
 
@@ -171,12 +175,25 @@ def test_the_share_that_stays_unusual_tells_a_shift_from_a_jump():
     assert kind(np.array([0.01, 0.02, 0.9, 0.2])) == 'shift'
     ordinary_scores = np.random.default_rng(0).exponential(1, 2000)
     calibration = calibrate([ordinary_scores], 0.5, SurpriseConfig())
-    scores = np.ones((2, 12))
-    scores[:, 0], scores[1, 1:] = 50, 8
-    made = [judged(Outcome(name, name, scores[i:i + 1], np.ones((1, 12)), np.zeros(1)),
-                   calibration, 3) for i, name in enumerate(('jump', 'shift'))]
+    off = np.ones((2, 12, 1))
+    off[:, 0], off[1, 1:] = 50 ** 0.5, 8 ** 0.5
+    made = [judged(Outcome(name, name, off[i:i + 1], np.ones((1, 12, 1)), np.zeros(1)),
+                   plain, calibration, 3) for i, name in enumerate(('jump', 'shift'))]
     assert [m.said for m in made] == [['jump'], ['shift']]
     assert confusion(made)['right']['value'] == 1 and confusion(made)['auroc']['value'] == 1
+
+
+def test_a_whitened_score_weighs_an_error_by_how_rare_its_direction_is():
+    rng = np.random.default_rng(0)
+    usual = rng.standard_normal((4000, 3)) * [3, 1, 0.3]
+    score = whitening([usual[:3000], usual[3000:]])
+    one = score(np.diag([3.0, 1.0, 0.3]))
+    np.testing.assert_allclose(one, 1 / 3, rtol=0.2)
+    assert score(usual).mean() == pytest.approx(1, rel=0.1)
+    assert score(np.zeros(3)) == 0 and score(usual.reshape(2, 2000, 3)).shape == (2, 2000)
+    # A direction in which nothing was ever seen decides nothing by rounding errors.
+    flat = whitening([usual * [1, 1, 0]])
+    assert np.isfinite(flat(usual)).all() and flat(np.array([0, 0, 1e-6])) < 1e-3
 
 
 def test_alarms_are_counted_as_promised(subject):
