@@ -16,7 +16,7 @@ import zstandard
 
 from lewm_core.types import UserError
 from lewm_ros.bag_files import (STORAGE, ZSTD, find_bags, kind_of, recording, unpacked)
-from lewm_ros.bag_part import HEAD_BYTES, Damage, Loss, Part
+from lewm_ros.bag_part import HEAD_BYTES, Damage, Entries, Loss, Part
 from lewm_ros.bag_types import Types
 from lewm_ros.mcap_file import McapFile
 from lewm_ros.ros1_file import Ros1File
@@ -56,19 +56,20 @@ class Bag:
     start_ns: int = 0
     end_ns: int = 0
 
-    def messages(self, names: Sequence[str], heads: Sequence[str] = ()
+    def messages(self, names: Sequence[str], heads: Sequence[str] = (), damaged: bool = False
                  ) -> Iterator[tuple[str, int, bytes | memoryview]]:
         """Yields (topic, log time in nanoseconds, raw message) of the topics in `names`.
 
         The log time is the source stamp where the recorder wrote that one. Of the topics in
         `heads` the caller needs the first bytes alone (64), and may get no more. A raw message
-        holds until the next is asked for. Raises UserError where the file is damaged.
+        holds until the next is asked for. Raises UserError where the file is damaged; with
+        `damaged` a message that can't be read comes as that error in its place.
         """
         table = self._table(names)
         for at in range(0, len(table.log_ns), _BLOCK):
             block = table.at(slice(at, at + _BLOCK))
             times = block.log_ns.tolist()
-            for (topic, raw), log_ns in zip(self._read(block, frozenset(heads)), times):
+            for (topic, raw), log_ns in zip(self._read(block, frozenset(heads), damaged), times):
                 yield topic, log_ns, raw
 
     def pick(self, name: str, wanted: Sequence[int]) -> Iterator[bytes | memoryview]:
@@ -81,7 +82,7 @@ class Bag:
         table = self._table([name])
         rows = np.asarray(wanted, dtype=np.int64)
         for at in range(0, len(rows), _BLOCK):
-            for _, raw in self._read(table.at(rows[at:at + _BLOCK]), None):
+            for _, raw in self._read(table.at(rows[at:at + _BLOCK]), frozenset(), False):
                 yield raw
 
     def message(self, raw: bytes | memoryview, type: str) -> Any:
@@ -137,7 +138,7 @@ class Bag:
         order = np.argsort(log_ns, kind='stable')
         return _Table(log_ns[order], part[order], row[order])
 
-    def _read(self, table: _Table, heads: frozenset[str] | None
+    def _read(self, table: _Table, heads: frozenset[str], damaged: bool
               ) -> Iterator[tuple[str, bytes | memoryview]]:
         """Yields (topic, raw message); of the topics in `heads` perhaps the first bytes alone."""
         for begin, end in table.runs():
@@ -145,18 +146,31 @@ class Bag:
             entries = part.entries.at(table.row[begin:end])
             names = {key: channel.topic for key, channel in part.channels.items()}
             topics = [names[key] for key in entries.channel.tolist()]
-            try:
-                if heads:
-                    most = np.array([HEAD_BYTES if t in heads else -1 for t in topics])
-                    raws = part.heads(entries, most)
-                else:
-                    raws = part.messages(entries)
-                for row, (topic, raw) in enumerate(zip(topics, raws)):
-                    if raw[:4] == ZSTD and not self.types.ros1:  # compressed one by one
-                        raw = _decompress(next(iter(part.messages(entries.at([row])))))
-                    yield topic, raw
-            except Damage as damage:
-                raise _damaged(self.path, damage) from None
+            done = 0
+            while done < len(topics):
+                try:
+                    for raw in self._read_part(part, entries.at(slice(done, None)), topics[done:],
+                                               heads):
+                        yield topics[done], raw
+                        done += 1
+                except Damage as damage:
+                    error = _damaged(self.path, damage)
+                    if not damaged:
+                        raise error from None
+                    yield topics[done], error
+                    done += 1
+
+    def _read_part(self, part: Part, entries: Entries, topics: list[str], heads: frozenset[str]
+                   ) -> Iterator[bytes | memoryview]:
+        if heads:
+            most = np.array([HEAD_BYTES if t in heads else -1 for t in topics])
+            raws = part.heads(entries, most)
+        else:
+            raws = part.messages(entries)
+        for row, raw in enumerate(raws):
+            if raw[:4] == ZSTD and not self.types.ros1:  # compressed one by one
+                raw = _decompress(next(iter(part.messages(entries.at([row])))))
+            yield raw
 
 
 @dataclass(frozen=True)
@@ -273,7 +287,9 @@ def _decompress(raw: bytes | memoryview) -> bytes:
 
 def _damaged(path: Path, error: Exception, where: str = '') -> UserError:
     reason = ' '.join(str(error).split()).rstrip('.') or type(error).__name__
-    advice = ('recover it with `mcap recover`' if _holds_mcap(path) else 'repair or copy it anew')
+    advice = ('recover it with `mcap recover`' if _holds_mcap(path) else
+              'repair it with rosbag reindex' if path.suffix == '.bag' else
+              'repair or copy it anew')
     return UserError(f'bag {str(path)!r} is cut off, damaged or of an unknown kind{where} '
                      f'({reason}); {advice} or record it again')
 

@@ -33,7 +33,7 @@ class McapFile:
         self.channels = scan.channels
         self.losses = scan.losses
         self.entries = _entries(scan)
-        self._kept: dict[int, bytes] = {}
+        self._kept: dict[int, bytes | Damage] = {}
         self._buffer = bytearray()
 
     def close(self) -> None:
@@ -78,9 +78,15 @@ class McapFile:
     def _unpacked(self, number: int, offset: int, channel: int, log_ns: int) -> memoryview:
         data = self._kept.get(number)
         if data is None:
-            data = self._kept[number] = self._scan.unpack(self._scan.chunks[number])
+            try:
+                data = self._scan.unpack(self._scan.chunks[number])
+            except Damage as damage:
+                data = damage  # of all its messages
+            self._kept[number] = data
             if len(self._kept) > _CHUNKS_KEPT:
                 del self._kept[next(iter(self._kept))]
+        if isinstance(data, Damage):
+            raise data
         head = data[offset:offset + MESSAGE.size]
         length = _length(head, len(data) - offset, channel, log_ns)
         start = offset + MESSAGE.size

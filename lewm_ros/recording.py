@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lewm_core.robot import ANY_TOPIC, RobotSpec
+from lewm_core.robot import RobotSpec
 from lewm_core.types import UserError
-from lewm_ros.bag_reader import Bag, Topic
+from lewm_ros.bag_part import Loss
+from lewm_ros.bag_reader import Bag
+from lewm_ros.bag_topics import find_topics
 from lewm_ros.clocks import RULE, Stamps, choose_clock
 from lewm_ros.fields import check_paths, get_field
 
@@ -61,71 +63,14 @@ class Recording:
     uncommanded: int = 0
 
 
-def find_topic(bag: Bag, wanted: str, type: str, what: str) -> Topic:
-    """The topic of the bag that the spec means by `wanted`.
-
-    A relative name also matches under a namespace, when exactly one there is of the type; '*'
-    is the one topic of the type that has messages. Raises UserError when it is missing or of
-    another type, with the topics that are there.
-    """
-    tail = '/' + wanted.lstrip('~/')
-    named = [t for t in bag.topics if t.name == tail]
-    if wanted == ANY_TOPIC:
-        typed = [t for t in bag.topics if t.type == type]
-        named = [t for t in typed if t.count] or typed
-    elif not named and not wanted.startswith('/'):
-        named = [t for t in bag.topics if t.name.endswith(tail)]
-        named = [t for t in named if t.type == type] or named
-    names = sorted({t.name for t in named})
-    if not names:
-        wanted = f'{wanted!r} of type {type}' if wanted == ANY_TOPIC else repr(wanted)
-        raise UserError(f'bag {str(bag.path)!r} has no topic {wanted} for the {what}, only '
-                        f'{bag.listing()}; correct the robot spec or record that topic')
-    if len(names) > 1:
-        raise UserError(f'bag {str(bag.path)!r} has several topics that {wanted!r} may mean for '
-                        f'the {what}: {names}; give one of them in full in the robot spec')
-    for topic in named:
-        if topic.type != type:
-            raise UserError(f'topic {topic.name!r} in bag {str(bag.path)!r} is a {topic.type}, '
-                            f'but the robot spec expects {type} for the {what}; correct the spec '
-                            'or record the other topic')
-    return Topic(names[0], type, sum(t.count for t in named))
-
-
-def _find_topics(bag: Bag, spec: RobotSpec) -> dict[str, str]:
-    camera = find_topic(bag, spec.camera.topic, spec.camera.type, f'camera {spec.camera.name!r}')
-    if camera.count == 0:
-        raise UserError(f'bag {str(bag.path)!r} has no image on {camera.name!r}; record it again '
-                        'with the camera running')
-    try:
-        action = find_topic(bag, spec.action.topic, spec.action.type, 'commands')
-    except UserError as error:
-        if 'has no topic' not in str(error):
-            raise
-        wanted = spec.action.topic if spec.action.topic != ANY_TOPIC else spec.action.type
-        raise UserError(f'bag {str(bag.path)!r} has {camera.count} images on {camera.name!r} but '
-                        f'no commands: no topic {wanted!r} is among {bag.listing()}; '
-                        'correct the robot spec or record that topic too') from None
-    if action.count == 0:
-        raise UserError(f'bag {str(bag.path)!r} has {camera.count} images on {camera.name!r} but '
-                        f'no command on {action.name!r}; record it again while the robot is '
-                        'driven')
-    names = {'camera': camera.name, 'action': action.name}
-    for state in spec.state:
-        names[state.topic] = find_topic(bag, state.topic, state.type, 'state').name
-    if spec.episode_topic is not None:
-        names['episode'] = find_topic(bag, spec.episode_topic, 'std_msgs/msg/Header',
-                                      'episode markers').name
-    return names
-
-
 def read_times(bag: Bag, spec: RobotSpec) -> Recording:
     """The recording's stamps, commands and states; no image is taken apart for it.
 
-    Raises UserError for a missing topic, another type, a field that isn't there, images without
-    commands, and a command that is not finite.
+    Messages that can't be read are left out and counted in the bag's losses. Raises UserError for
+    a missing topic, another type, a field that isn't there, images without commands, and a command
+    that is not finite.
     """
-    recording = Recording(str(bag.path), _find_topics(bag, spec))
+    recording = Recording(str(bag.path), find_topics(bag, spec))
     _check_types(bag, spec)
     recording.states = [Stream() for _ in spec.state]
     damaged: list[UserError] = []
@@ -139,27 +84,49 @@ def read_times(bag: Bag, spec: RobotSpec) -> Recording:
               for s, stream in zip(spec.state, recording.states)}
     headed = {name: bag.has_header(kind) for name, (_, _, kind, _) in kinds.items()}
     headed.update({name: bag.has_header(s.type) for name, (_, s) in states.items()})
+    whole = {name: kind for name, (_, _, kind, paths) in kinds.items() if paths}
+    whole.update({name: s.type for name, (_, s) in states.items()})
     # No image is read for its stamp.
     heads = [n for n, (*_, paths) in kinds.items() if not paths and n not in states]
-    for topic, log_ns, raw in bag.messages([*kinds, *states], heads):
-        header_ns = bag.header_ns(raw) if headed[topic] else 0
+    for topic, log_ns, raw in bag.messages([*kinds, *states], heads, damaged=True):
+        try:
+            header_ns, message = _taken_apart(bag, raw, headed[topic], whole.get(topic))
+        except UserError as error:
+            damaged.append(error)
+            if topic == recording.topics['camera']:
+                # It keeps its place among the images, but no step takes it.
+                _append(recording.frames, 0, log_ns, (), None)
+            continue
         if topic in kinds:
-            kind, stream, type, paths = kinds[topic]
+            kind, stream, _, paths = kinds[topic]
             recording.order.append((kind, len(stream.log_ns)))
-            _append(stream, header_ns, log_ns, paths, bag.message(raw, type) if paths else None)
+            _append(stream, header_ns, log_ns, paths, message)
         if topic in states:
             stream, state = states[topic]
-            try:
-                message = bag.message(raw, state.type)
-            except UserError as error:  # a state less is a gap in a column, and no more
-                damaged.append(error)
-                continue
             _append(stream, header_ns, log_ns, tuple(f.path for f in state.fields), message)
-    if damaged:
-        _LOG.warning('%s; %d such states are left out', damaged[0], len(damaged))
+    _say_damaged(bag, recording, damaged)
     _check_commands(recording, spec)
     _choose_clock(recording, spec)
     return recording
+
+
+def _taken_apart(bag: Bag, raw: bytes | memoryview | UserError, headed: bool,
+                 type: str | None) -> tuple[int, object]:
+    """The header stamp, and the message where its `type` is given; raises UserError."""
+    if isinstance(raw, UserError):
+        raise raw
+    header_ns = bag.header_ns(raw) if headed else 0
+    return header_ns, bag.message(raw, type) if type else None
+
+
+def _say_damaged(bag: Bag, recording: Recording, damaged: list[UserError]) -> None:
+    """Nothing; raises UserError where damage leaves no image or no command."""
+    if not damaged:
+        return
+    if not {'frame', 'command'} <= {kind for kind, _ in recording.order}:
+        raise damaged[0]
+    bag.losses += (Loss(f'{len(damaged)} messages: {damaged[0]}', messages=len(damaged)),)
+    _LOG.warning('%s; %d such messages are left out', damaged[0], len(damaged))
 
 
 def _append(stream: Stream, header_ns: int, log_ns: int, paths: tuple[str, ...],

@@ -279,6 +279,6 @@ def test_a_damaged_state_message_is_left_out_and_the_bag_is_not(tmp_path, two_ro
     file.write_bytes(file.read_bytes().replace(b'base_link_7', b'base_lin\xf0_7'))
     report = convert([bag], two_room, tmp_path / 'data.h5')
     assert report.frames == 20
-    assert caplog.text.count('10 such states are left out') == 1
+    assert caplog.text.count('10 such messages are left out') == 1
     with h5py.File(tmp_path / 'data.h5') as data:
         assert np.isnan(data['x'][15:]).all() and np.isfinite(data['x'][:9]).all()

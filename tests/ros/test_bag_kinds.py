@@ -14,6 +14,7 @@ from mcap.stream_reader import StreamReader
 from mcap.writer import CompressionType
 from rosbags.rosbag1 import Writer
 
+from lewm_core.dataset import Dataset
 from lewm_core.types import UserError
 from lewm_ros.bag_reader import find_bags, open_bag
 from lewm_ros.bags import convert
@@ -184,6 +185,25 @@ def test_damage_in_the_middle_of_an_mcap_costs_its_chunk_alone(tmp_path):
     with open_bag(file) as bag:
         assert len(list(bag.messages([t.name for t in bag.topics]))) == 121 - lost
         assert bag.lost()[0]['bytes'] > 0
+
+
+def test_a_flipped_byte_in_a_compressed_chunk_costs_its_messages_alone(tmp_path, two_room):
+    """The file is whole, so nothing is known of it before the chunk's checksum is compared."""
+    write = mcap(chunk_size=40_000, compression=CompressionType.ZSTD)
+    file = write(tmp_path / 'bag', drive(60, 2))
+    with open_bag(file) as bag:
+        chunk = bag.parts[0]._scan.chunks[5]
+        lost = sum(len(pairs) for pairs in chunk.index.values())
+    data = bytearray(file.read_bytes())
+    data[chunk.start + chunk.length // 2] ^= 0xff
+    file.write_bytes(data)
+    report = convert([file], two_room, tmp_path / 'data.h5')
+    assert 120 - lost <= report.frames < 120
+    said = Dataset.open(tmp_path / 'data.h5').provenance['bags'][0]['lost']
+    assert [loss['messages'] for loss in said] == [lost]
+    assert 'chunk' in said[0]['why']
+    with open_bag(file) as bag, pytest.raises(UserError, match='damaged'):
+        list(bag.messages(['/cmd_vel']))
 
 
 @pytest.mark.parametrize('share', [0.3, 0.7, 0.97])

@@ -9,8 +9,8 @@ from lewm_core.dataset import Dataset
 from lewm_core.robot import RobotSpec
 from lewm_core.types import UserError
 from lewm_ros.bag_reader import open_bag
+from lewm_ros.bag_topics import find_topic
 from lewm_ros.bags import convert
-from lewm_ros.recording import find_topic
 from lewm_ros.serving import serving_spec
 
 
