@@ -167,6 +167,13 @@ class Arena(gymnasium.Env):
         """A policy that tries everything: `explore(state)` gives the next command (2,), m/s."""
         raise NotImplementedError
 
+    def way(self, starts: np.ndarray, goals: np.ndarray) -> np.ndarray:
+        """The lengths (N,), m, of the disc's shortest ways between (N, 2) and (N, 2).
+
+        Straight, unless something fixed is in the way; what can be moved does not count.
+        """
+        return np.linalg.norm(np.asarray(goals) - np.asarray(starts), axis=-1)
+
     def line_action(self, goal: np.ndarray) -> np.ndarray:
         """The command (2,) straight towards `goal`, through whatever is in between."""
         return toward(self.position, goal)

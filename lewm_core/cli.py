@@ -39,10 +39,12 @@ _RUNNERS: dict[str, str] = {
     'bench_node': 'lewm_ros.bench_node:main',
     'bench_convert': 'lewm_ros.bench_convert:run',
     'bench_planner': 'lewm_core.bench.planner:run_planner',
+    'bench_proposal': 'lewm_core.bench.proposal:run',
 }
 # `lewm bench NAME` is the job bench_NAME.
 _BENCHES: dict[str, str] = {
     'objectives': "LeWM's loss beside PLDM's, tuned with equal effort",
+    'proposal': "success against the planner's budget, with and without a proposal",
     'node': 'how fast the planner node answers, and what planning a block ahead costs',
     'convert': 'bags to a dataset, beside OpenCV alone',
     'planner': 'the search: speed, cost and success',

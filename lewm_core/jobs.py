@@ -236,6 +236,25 @@ class BenchPlannerJob:
     planner: PlannerConfig = _group(PlannerConfig)
 
 
+@dataclass(frozen=True)
+class BenchProposalJob:
+    """Success against the planner's budget, with and without a proposal and a distance."""
+
+    checkpoint: Path = _option('a checkpoint with a proposal (train.proposal_steps)')
+    dataset: Path = _option('the dataset it was trained on')
+    world: str = _option('the world to drive in; empty: the one called as the robot', '')
+    arms: tuple[str, ...] = _option('what to compare: full, small, small_proposal, tiny, …', (
+        'full', 'small', 'small_proposal', 'tiny', 'tiny_proposal', 'proposal'))
+    problems: int = _option('problems for each', 500, 1, 10**6)
+    full_problems: int = _option('problems for the full search, the first of the same', 500, 1,
+                                 10**6)
+    ticks: int = _option('ticks to reach a goal in', 60, 1, 10**6)
+    seed: int = _option('of problems and candidates', 1000, 0, 2**31 - 1)
+    threads: int = _option('CPU threads; 0: as PyTorch chooses', 1, 0, 1024)
+    output: Path = _option('the JSON file; a run that was stopped goes on from it',
+                           Path('runs/bench/proposal.json'))
+
+
 JOBS: dict[str, type] = {'convert': ConvertJob, 'train': TrainJob, 'train_from_bags': BagsJob,
                          'evaluate': EvaluateJob, 'demo': DemoJob}
 JOBS |= {'import': ImportJob, 'export': ExportJob}
@@ -259,3 +278,4 @@ class BenchConvertJob:
 
 JOBS |= {'bench_convert': BenchConvertJob}
 JOBS |= {'bench_planner': BenchPlannerJob}
+JOBS |= {'bench_proposal': BenchProposalJob}

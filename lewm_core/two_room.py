@@ -38,6 +38,37 @@ class TwoRoom(Arena):
         """
         return toward(self.position, self._via(self.position, np.asarray(goal)))
 
+    def way(self, starts: np.ndarray, goals: np.ndarray) -> np.ndarray:
+        """The lengths (N,), m, of the shortest ways between (N, 2) and (N, 2), through the door.
+
+        A shortest way is straight but for the corners of the passage that it touches, at most one
+        on each side of the wall.
+        """
+        a, b = (np.asarray(v, dtype=np.float64) for v in (starts, goals))
+        swap = a[:, :1] > b[:, :1]
+        a, b = np.where(swap, b, a), np.where(swap, a, b)
+        doors = [np.array([_WALL_X + side * self._reach, _DOOR_Y]) for side in (-1, 1)]
+        edge = np.array([0.0, self._passage])
+        shortest = np.full(len(a), np.inf)
+        for first in (None, doors[0] - edge, doors[0] + edge):
+            for second in (None, doors[1] - edge, doors[1] + edge):
+                points = [a, *(np.broadcast_to(p, a.shape) for p in (first, second)
+                               if p is not None), b]
+                pieces = list(zip(points, points[1:]))
+                free = np.logical_and.reduce([self._open(p, q) for p, q in pieces])
+                length = np.sum([np.linalg.norm(q - p, axis=1) for p, q in pieces], axis=0)
+                shortest = np.minimum(shortest, np.where(free, length, np.inf))
+        return shortest
+
+    def _open(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Whether the straight line from (N, 2) to (N, 2), not to the left, meets no wall (N,)."""
+        low, high = _WALL_X - self._reach, _WALL_X + self._reach
+        begins, ends = (np.clip(v, a[:, 0], b[:, 0]) for v in (low, high))
+        inside = (a[:, 0] < high) & (b[:, 0] > low) & (ends > begins)
+        slope = (b[:, 1] - a[:, 1]) / np.maximum(b[:, 0] - a[:, 0], 1e-12)
+        heights = [a[:, 1] + slope * (x - a[:, 0]) - _DOOR_Y for x in (begins, ends)]
+        return ~inside | (np.abs(heights) <= self._passage + 1e-9).all(axis=0)
+
     def explorer(self, rng: np.random.Generator) -> Explorer:
         """A policy that covers both rooms and the door, with collisions; commands (2,), m/s."""
         waypoint = np.zeros(2)

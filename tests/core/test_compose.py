@@ -21,6 +21,7 @@ NEEDED |= {job: ['dataset=d.h5'] for job in ('tune_lambda', 'bench_objectives')}
 NEEDED |= {'bench_node': ['checkpoint=c']}
 NEEDED |= {'merge': ['datasets=a,b', 'output=o.h5'], 'bench_convert': []}
 NEEDED |= {'bench_planner': []}
+NEEDED |= {'bench_proposal': ['checkpoint=c', 'dataset=d.h5']}
 
 
 def refused(job, *overrides):

@@ -1,0 +1,76 @@
+"""Trials without ROS: copies of a world driven side by side, each to the goal of its own task."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from lewm_core.arena import Task
+from lewm_core.checkpoint import Checkpoint
+from lewm_core.config import PlannerConfig
+from lewm_core.dynamics import imagination
+from lewm_core.guidance import Guidance
+from lewm_core.model import WorldModel
+from lewm_core.planner import goal_objective, shift, solve
+
+RADII = 2.0  # of the robot: nearer to its goal it has arrived, as in the demo
+
+
+class Outcome(NamedTuple):
+    """Of N trials: the tick at which each arrived (N,), -1 if never; plans, and their seconds."""
+
+    ticks: np.ndarray
+    plans: int
+    seconds: float
+
+
+@torch.no_grad()
+def run_trials(checkpoint: Checkpoint, worlds: Sequence[Any], tasks: Sequence[Task],
+               planner: PlannerConfig, *, ticks: int, seed: int) -> Outcome:
+    """The outcome of driving all `worlds` at once, with a new plan for each after every block.
+
+    The search is the agent's, over as many problems at a time as there are robots on their way.
+    """
+    model, spec, skip = checkpoint.model, checkpoint.spec, checkpoint.model.config.frameskip
+    guidance, dynamics = Guidance(checkpoint.heads, planner), imagination(model, planner)
+    goals = _encode(model, [w.goal_image(t) for w, t in zip(worlds, tasks)])
+    for world, task in zip(worlds, tasks):
+        world.reset_to(task)
+    arrived, left, start = np.full(len(tasks), -1), np.arange(len(tasks)), None
+    generator = torch.Generator().manual_seed(seed)
+    plans, seconds = 0, 0.0
+    for begun in range(0, ticks, skip):
+        latents, goal = _encode(model, [worlds[i].render() for i in left]), goals[left]
+        clock = time.perf_counter()
+        past = latents.new_zeros(len(left), 0, skip, spec.action_dim)
+        found = solve(
+            goal_objective(dynamics, latents[:, None], past, goal, planner.cost, guidance.term()),
+            spec.low, spec.high, model.action_std, planner, generator=generator, frameskip=skip,
+            batch=len(left), mean=start, center=model.action_mean,
+            prior=guidance.prior(latents, goal))
+        seconds, plans = seconds + time.perf_counter() - clock, plans + len(left)
+        for i, actions in zip(left, spec.clamp(found.actions[:, 0].double().numpy())):
+            arrived[i] = _drive(worlds[i], tasks[i], actions[:ticks - begun], begun)
+        going = arrived[left] < 0
+        left = left[going]
+        start = shift(found.mean[torch.from_numpy(going)]) if planner.warm_start else None
+        if not len(left):
+            break
+    return Outcome(arrived, plans, seconds)
+
+
+def _drive(world: Any, task: Task, actions: np.ndarray, begun: int) -> int:
+    """The tick of the trial at which these actions (n, A) led to the goal, or -1."""
+    for tick, action in enumerate(actions, begun + 1):
+        world.step(action)
+        if world.reached(task.goal, RADII):
+            return tick
+    return -1
+
+
+def _encode(model: WorldModel, pictures: list[np.ndarray]) -> torch.Tensor:
+    return model.encode(torch.from_numpy(np.stack(pictures)))
