@@ -9,13 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from lewm_core.agent import Agent
 from lewm_core.arena import Task
 from lewm_core.checkpoint import Checkpoint
 from lewm_core.config import PlannerConfig
-from lewm_core.dynamics import imagination
-from lewm_core.guidance import Guidance
-from lewm_core.model import WorldModel
-from lewm_core.planner import goal_objective, shift, solve
+from lewm_core.planner import shift
 
 RADII = 2.0  # of the robot: nearer to its goal it has arrived, as in the demo
 
@@ -33,25 +31,20 @@ def run_trials(checkpoint: Checkpoint, worlds: Sequence[Any], tasks: Sequence[Ta
                planner: PlannerConfig, *, ticks: int, seed: int) -> Outcome:
     """The outcome of driving all `worlds` at once, with a new plan for each after every block.
 
-    The search is the agent's, over as many problems at a time as there are robots on their way.
+    The search is the agent's, for all robots that are still on their way at a time.
     """
-    model, spec, skip = checkpoint.model, checkpoint.spec, checkpoint.model.config.frameskip
-    guidance, dynamics = Guidance(checkpoint.heads, planner), imagination(model, planner)
-    goals = _encode(model, [w.goal_image(t) for w, t in zip(worlds, tasks)])
+    agent = Agent(checkpoint, planner)
+    skip, spec = agent.frameskip, agent.spec
+    goals = agent.encode(np.stack([w.goal_image(t) for w, t in zip(worlds, tasks)]))
     for world, task in zip(worlds, tasks):
         world.reset_to(task)
     arrived, left, start = np.full(len(tasks), -1), np.arange(len(tasks)), None
-    generator = torch.Generator().manual_seed(seed)
     plans, seconds = 0, 0.0
     for begun in range(0, ticks, skip):
-        latents, goal = _encode(model, [worlds[i].render() for i in left]), goals[left]
+        latents, goal = agent.encode(np.stack([worlds[i].render() for i in left])), goals[left]
         clock = time.perf_counter()
         past = latents.new_zeros(len(left), 0, skip, spec.action_dim)
-        found = solve(
-            goal_objective(dynamics, latents[:, None], past, goal, planner.cost, guidance.term()),
-            spec.low, spec.high, model.action_std, planner, generator=generator, frameskip=skip,
-            batch=len(left), mean=start, center=model.action_mean,
-            prior=guidance.prior(latents, goal))
+        found = agent.search(latents[:, None], past, goal, (seed << 20) + begun, start)
         seconds, plans = seconds + time.perf_counter() - clock, plans + len(left)
         for i, actions in zip(left, spec.clamp(found.actions[:, 0].double().numpy())):
             arrived[i] = _drive(worlds[i], tasks[i], actions[:ticks - begun], begun)
@@ -70,7 +63,3 @@ def _drive(world: Any, task: Task, actions: np.ndarray, begun: int) -> int:
         if world.reached(task.goal, RADII):
             return tick
     return -1
-
-
-def _encode(model: WorldModel, pictures: list[np.ndarray]) -> torch.Tensor:
-    return model.encode(torch.from_numpy(np.stack(pictures)))
