@@ -103,11 +103,13 @@ def test_training_learns_where_the_robot_is_and_where_it_goes(learned):
 
 def test_without_sigreg_the_latents_collapse_and_the_log_says_what_to_do(
         recording, toy_model, tmp_path, caplog):
-    config = dataclasses.replace(QUICK, steps=300, batch_size=64, log_every=50,
-                                 stop_on_collapse=False)
+    config = dataclasses.replace(QUICK, steps=300, batch_size=64, log_every=50)
     model = dataclasses.replace(toy_model, sigreg_weight=0.0, dropout=0.0)
-    reports = []
-    with caplog.at_level(logging.WARNING):
+    with pytest.raises(UserError, match='stopped at step .*raise model.sigreg_weight'):
+        train(recording, model, DataConfig(), config, tmp_path)
+    caplog.clear()
+    reports, config = [], dataclasses.replace(config, stop_on_collapse=False)
+    with caplog.at_level(logging.WARNING):  # and goes on where it was, if it is told to
         path = train(recording, model, DataConfig(), config, tmp_path, on_progress=reports.append)
     warnings = [r.getMessage() for r in caplog.records if 'collapsed' in r.getMessage()]
     assert len(warnings) == 1 and 'raise model.sigreg_weight' in warnings[0]
