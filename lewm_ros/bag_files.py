@@ -163,6 +163,7 @@ def _inside(folder: Path) -> list[Path]:
 
 def _below(folder: Path) -> Iterator[Path]:
     yield from _files(folder)
+    yield from folder.glob('*.bag.active')  # so that it is named among those that fail
     for inner in folder.iterdir():
         if not inner.is_dir() or inner.name.startswith('.') or '.partial' in inner.name:
             continue

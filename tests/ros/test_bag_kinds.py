@@ -284,6 +284,8 @@ def test_paths_may_be_patterns_and_folders_of_folders(tmp_path):
     assert find_bags([tmp_path]) == [*monday, alone, tmp_path / 'tuesday' / 'deep' / 'c']
     with pytest.raises(UserError, match='does not exist'):
         find_bags([tmp_path / 'wed*'])
+    (tmp_path / 'monday' / 'now.bag.active').write_bytes(b'#ROSBAG V2.0\n')
+    assert find_bags([tmp_path / 'monday']) == [*monday, tmp_path / 'monday' / 'now.bag.active']
 
 
 def test_bytes_after_a_message_are_left_alone(tmp_path):
