@@ -69,7 +69,8 @@ class Inspection:
         return (f'{found.seconds:.3f} s from the stamp of a command on '
                 f'{self.chosen.action.topic.name} to motion on {self.chosen.camera.topic.name} '
                 f'(95 % interval {found.low:.3f} to {found.high:.3f} s, {found.pairs} pairs of '
-                f'frames, strength {found.strength:.2f}, by chance {found.chance:.2f}): {trust}')
+                f'frames, by the {found.by} of the commands, strength {found.strength:.2f}, by '
+                f'chance {found.chance:.2f}): {trust}')
 
 
 def inspect_bag(path: str | Path, latency: bool = False) -> str:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from latency_toys import record, wander
+from latency_toys import aboard, record, wander
 
 from lewm_core.cli import main
 from lewm_core.robot import RobotSpec
@@ -42,14 +42,43 @@ def test_a_still_picture_has_no_motion():
     assert np.abs(motion(shown(), shown())).max() < 1e-3
 
 
-@pytest.mark.parametrize('seed, latency_s', enumerate([0.0, 0.05, 0.17, 0.4]))
-def test_a_known_latency_is_found_to_a_small_part_of_a_tick(tmp_path, seed, latency_s):
-    """The picture is of a fixed camera, in which a small disc goes about."""
-    bag = record(tmp_path / 'bag', *wander(latency_s, 80, 15, 20, seed=seed), jpeg=seed == 2)
+@pytest.mark.parametrize('seed, latency_s, camera', [
+    (0, 0.0, 'above'), (1, 0.05, 'above'), (2, 0.17, 'above'), (3, 0.4, 'above'),
+    (4, 0.05, 'aboard'), (5, 0.3, 'aboard')])
+def test_a_known_latency_is_found_to_a_small_part_of_a_tick(tmp_path, seed, latency_s, camera):
+    """From above a small disc goes about in a still picture; aboard, all of it moves."""
+    bag = record(tmp_path / 'bag', *wander(latency_s, 80, 15, 20, seed=seed, camera=camera),
+                 jpeg=seed == 2)
     found = inspect_one(bag, latency=True).latency
+    assert found.by == 'level'
     assert abs(found.seconds - latency_s) < 0.02
     assert found.confident(1 / 10) and found.high - found.low < 0.06
     assert found.strength > 1.5 * found.chance
+
+
+def test_the_latency_of_commanded_positions_is_found_by_their_changes():
+    rng = np.random.default_rng(1)
+    told = np.cumsum(rng.uniform(0.09, 0.11, 800))
+    places = 0.5 + 0.3 * np.tanh(np.cumsum(rng.normal(0, 0.02, (800, 2)), axis=0))
+    seen = np.cumsum(rng.uniform(0.06, 0.07, 1200))
+    at = places[np.maximum(np.searchsorted(told, seen - 0.15, side='right') - 1, 0)]
+    greys = [reduced(p) for _, p in aboard([(t, None) for t in seen], at)]
+    features = np.array([motion(a, b) for a, b in zip(greys, greys[1:])])
+    stamps = (seen * 1e9).astype(np.int64)
+    found = estimate_latency(stamps[:-1], stamps[1:], features, (told * 1e9).astype(np.int64),
+                             places)
+    assert found.by == 'change' and abs(found.seconds - 0.15) < 0.02 and found.confident(0.1)
+
+
+def test_pauses_between_episodes_say_nothing(tmp_path):
+    """Each episode starts elsewhere: a jump of the picture that no command made."""
+    commands, pictures = [], []
+    for episode in range(8):
+        told, seen = wander(0.17, 12, 15, 20, seed=episode)
+        commands += [(60 * episode + t, v) for t, v in told]
+        pictures += [(60 * episode + t, p) for t, p in seen]
+    found = inspect_one(record(tmp_path / 'bag', commands, pictures), latency=True).latency
+    assert abs(found.seconds - 0.17) < 0.02 and found.confident(0.1)
 
 
 def test_what_a_picture_takes_to_the_recorder_is_part_of_it_where_log_time_is_gone_by(tmp_path):
