@@ -93,6 +93,8 @@ def _parser() -> argparse.ArgumentParser:
                          'fits it, as YAML; what is odd in the bag goes to stderr')
     inspect.add_argument('--latency', action='store_true', help='of a bag: estimate how long a '
                          'command takes to move the picture; with --spec, fill it in')
+    inspect.add_argument('--typestore', default='', metavar='NAME', help='of a bag: the ROS '
+                         'distribution, or a folder of .msg files, for types it does not define')
     inspect.set_defaults(run=_inspect)
     return parser
 
@@ -207,18 +209,19 @@ def _inspect(options: argparse.Namespace) -> int:
         from lewm_core.inspect import inspect_checkpoint
         print(inspect_checkpoint(path))
     elif path.is_dir() or start.startswith((b'\x89MCAP', b'SQLite', b'#ROSBAG')):
-        _inspect_bag(path, options.spec, options.latency)
+        _inspect_bag(path, options)
     else:
         raise UserError(f'{str(path)!r} is neither a bag (mcap, sqlite3, ROS 1), nor a dataset '
                         '(HDF5), nor a checkpoint (safetensors); give one of these')
     return 0
 
 
-def _inspect_bag(path: Path, spec: bool, latency: bool) -> None:
-    if not spec:
-        print(_ros('inspect_bag').inspect_bag(path, latency))
+def _inspect_bag(path: Path, options: argparse.Namespace) -> None:
+    module, details = _ros('inspect_bag'), (options.latency, options.typestore)
+    if not options.spec:
+        print(module.inspect_bag(path, *details))
         return
-    text, warnings = _ros('inspect_bag').suggest_spec(path, latency)
+    text, warnings = module.suggest_spec(path, *details)
     for warning in warnings:
         print(f'warning: {warning}', file=sys.stderr)
     print(text, end='')

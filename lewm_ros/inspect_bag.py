@@ -73,19 +73,21 @@ class Inspection:
                 f'chance {found.chance:.2f}): {trust}')
 
 
-def inspect_bag(path: str | Path, latency: bool = False) -> str:
+def inspect_bag(path: str | Path, latency: bool = False, typestore: str = '') -> str:
     """The tables of the bags at `path`, with what is odd in each; raises UserError.
 
     A line per topic with its type, number of messages, rate, jitter (95 % of the intervals are
     off by no more), gaps (intervals above three usual ones) and the longest, by header stamps
     where the topic fills them in; how long after its header stamp a message was received; the
     number of connections; the sizes and encodings of pictures. With `latency`, how long a
-    command takes to move the picture.
+    command takes to move the picture. `typestore`: as for `open_bag`.
     """
-    return '\n\n'.join(inspect_one(p, latency).text(latency) for p in find_bags([path]))
+    return '\n\n'.join(inspect_one(p, latency, typestore).text(latency)
+                       for p in find_bags([path]))
 
 
-def suggest_spec(path: str | Path, latency: bool = False) -> tuple[str, tuple[str, ...]]:
+def suggest_spec(path: str | Path, latency: bool = False, typestore: str = ''
+                 ) -> tuple[str, tuple[str, ...]]:
     """The YAML of a robot spec that fits the bag at `path`, and what is odd in that bag.
 
     Of several bags the one with the most messages is taken. Raises UserError where there is no
@@ -94,7 +96,7 @@ def suggest_spec(path: str | Path, latency: bool = False) -> tuple[str, tuple[st
     paths = find_bags([path])
     if len(paths) > 1:
         paths.sort(key=_messages, reverse=True)
-    found = inspect_one(paths[0], latency)
+    found = inspect_one(paths[0], latency, typestore)
     return found.spec(latency), found.warnings
 
 
@@ -103,9 +105,9 @@ def _messages(path: Path) -> int:
         return sum(t.count for t in bag.topics)
 
 
-def inspect_one(path: Path, latency: bool = False) -> Inspection:
+def inspect_one(path: Path, latency: bool = False, typestore: str = '') -> Inspection:
     """The inspection of one bag: a pass for the stamps, one for (some of) the pictures."""
-    with open_bag(path) as bag:
+    with open_bag(path, typestore) as bag:
         topics = read_statistics(bag)
         motions = _motions(bag, topics, _LATENCY_FRAMES if latency else _LOOK_AT)
     chosen, why_not = None, ''
