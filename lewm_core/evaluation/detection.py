@@ -158,7 +158,9 @@ def _show(page: Page, trials: dict[str, Any], found: dict[str, Any]) -> None:
     page.table([_cells(row) for row in found['perturbations']],
                ('perturbation', 'trajectories', 'AUROC', 'within', 'detected at 1/h', 'at 6/h',
                 'delay at 6/h, blocks', 'score ×', 'effect', 'p'))
+    from matplotlib import colormaps
     figure, axis = new_figure(8.5, 3.8)
+    axis.set_prop_cycle(color=colormaps['tab20'].colors)  # ten colours would come twice
     for row in found['perturbations']:
         axis.semilogy(row['decay'], label=row['name'],
                       linestyle='-' if row['kind'] == 'jump' else '--')
