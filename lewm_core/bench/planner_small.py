@@ -30,13 +30,13 @@ _PATCH_SAMPLES, _VECTOR_SAMPLES = 2, 300
 
 
 def small(job: BenchPlannerJob) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The time of a plan from a picture, as the demo plans: the checkpoint's search, one robot."""
+    """The time of a plan from a picture, as the demo plans: `job.planner`, one robot."""
     if job.checkpoint is None:
         raise UserError('the table small needs a trained model; give checkpoint=PATH')
     checkpoint = load_checkpoint(job.checkpoint, job.device)
     rows = []
     for precision in ('float32', 'bf16'):
-        config = dataclasses.replace(checkpoint.planner, precision=precision)
+        config = dataclasses.replace(job.planner, precision=precision)
         agent, world = Agent(checkpoint, config, job.device), TwoRoom()
         rng, seconds, costs = np.random.default_rng(job.seed), [], []
         for number in range(_PLANS):
@@ -53,7 +53,7 @@ def small(job: BenchPlannerJob) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         p50, p95 = (1e3 * float(np.percentile(seconds, q)) for q in (50, 95))
         rows.append(_row('small', config.solver, precision, config, job, p50,
                          plan_ms_p95=p95, final_cost=float(np.median(costs))))
-    chosen = rows[checkpoint.planner.precision == 'bf16']
+    chosen = rows[job.planner.precision == 'bf16']
     return rows, {'demo_plan_ms_p50': chosen['plan_ms'], 'demo_plan_ms_p95': chosen['plan_ms_p95']}
 
 
