@@ -70,25 +70,24 @@ def _realtime(job: BenchNodeJob, spec: Any) -> list[dict[str, Any]]:
             try:
                 run = Run(demo, spec, robot, spec.name, Path(folder), fleet, watcher, [],
                           checkpoint=Path(job.checkpoint).resolve())
-                for ahead in (False, True):
-                    rows.append(_mode(run, job, ahead))
+                for when in ('now', 'ahead'):
+                    rows.append(_mode(run, job, when))
             finally:
                 watcher.close()
     return rows
 
 
-def _mode(run: Run, job: BenchNodeJob, ahead: bool) -> dict[str, Any]:
-    name = 'planner_node_ahead' if ahead else 'planner_node_now'
-    start_planner(run, name, plan_ahead=ahead)
+def _mode(run: Run, job: BenchNodeJob, when: str) -> dict[str, Any]:
+    name = f'planner_node_{when}'
+    start_planner(run, name, plan_when=when)
     driven = trials(run, 'external', job.realtime_goals, lockstep=False, speed=1.0)
     heard = run.watcher.news_of('planner_node')
     run.fleet.stop(name)
-    row = {'plan_ahead': ahead, 'goals': len(driven), **_share([t['reached'] for t in driven])}
+    row = {'plan_when': when, 'goals': len(driven), **_share([t['reached'] for t in driven])}
     for key in ('latency_ms_p50', 'latency_ms_p95', 'deadline_ms', 'missed_share', 'blocks',
                 'plans', 'late'):
         row[key] = float(heard[key])
-    say('{}: {:.0%} of {} goals at real time; plan p50 {:.1f} ms, p95 {:.1f} ms; missed {:.1%} of '
-        '{:.0f} blocks'.format('planned ahead' if ahead else 'planned at once',
-                               row['success_rate'], len(driven), row['latency_ms_p50'],
+    say('planned {}: {:.0%} of {} goals at real time; plan p50 {:.1f} ms, p95 {:.1f} ms; missed {:.1%} of '
+        '{:.0f} blocks'.format(when, row['success_rate'], len(driven), row['latency_ms_p50'],
                                row['latency_ms_p95'], row['missed_share'], row['blocks']))
     return row

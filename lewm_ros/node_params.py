@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lewm_ros.params import option
+from lewm_ros.schedule import SCHEDULES
 
 _CHECKPOINT = 'the model: a .safetensors file'
 _ROBOT = 'a robot YAML or name that the checkpoint must be for; its topics are used'
@@ -25,8 +26,10 @@ class PlannerParams:
     dry_run: bool = option(False, 'publish to ~/command_preview alone')
     plan_deadline_s: float = option(0.0, 'seconds from a frame to its command; 0: one tick',
                                     0.0, 60.0)
-    plan_ahead: bool = option(False, 'make each plan during the block before, from the latent '
-                              'predicted for its start: no frame waits for its command')
+    plan_when: str = option('auto', 'now: a plan is made when its block begins, and the frame '
+                            'waits; ahead: during the block before, from the latent predicted for '
+                            'its start, and no frame waits; auto: ahead when a plan takes more '
+                            'than half of the time a frame may wait', among=SCHEDULES)
     reliable_camera: bool = option(False, _RELIABLE)
     queue_depth: int = option(5, 'camera messages that wait while the node is busy', 1, 10_000)
 

@@ -23,6 +23,7 @@ from lewm_ros.node import ERROR, OK, WARN, ManagedNode, flush, run_node
 from lewm_ros.node_params import PlannerParams
 from lewm_ros.params import Explicit, declare, read
 from lewm_ros.plan_topics import PlanTopics
+from lewm_ros.schedule import plans_ahead
 from lewm_ros.serving import (LATCHED, RELIABLE, camera_qos, check_types, load, picture,
                               serving_spec)
 from lewm_ros.steps import Choice, FrameSelector, LiveClock
@@ -57,20 +58,14 @@ class PlannerNode(ManagedNode):
         self._agent = agent
         self._deadline_s = params.plan_deadline_s or self._spec.tick_s
         self._warm_s = agent.warm_up()
-        self._warn_of_slow_plans()
+        self._ahead, warning = plans_ahead(params.plan_when, self._warm_s, self._deadline_s,
+                                           agent.frameskip * self._spec.tick_s)
+        if warning:
+            self.get_logger().warning(warning)
         self._listen()
         if goal is not None:
             header = Header(stamp=self.get_clock().now().to_msg(), frame_id=params.goal)
             self._take_goal(goal, header)
-
-    def _warn_of_slow_plans(self) -> None:
-        limit_s, instead = self._deadline_s, 'raise plan_deadline_s, or set plan_ahead:=true'
-        if self._params.plan_ahead:
-            limit_s, instead = self._agent.frameskip * self._spec.tick_s, 'train longer blocks'
-        if self._warm_s > limit_s:
-            self.get_logger().warning(
-                f'a plan takes {self._warm_s:.3f} s here, longer than the {limit_s:.3f} s there '
-                f'are; plan less (planner.samples, planner.iterations), or {instead}')
 
     def _load(self) -> Any:
         params = self._params
@@ -92,7 +87,7 @@ class PlannerNode(ManagedNode):
         self._accepted = self._own(self.create_publisher, Header, '~/goal_accepted', LATCHED)
         self._plans = PlanTopics(self, spec)
         self._driver = Driver(self._agent, self._submit, self._publish, self._plans.show,
-                              params.plan_ahead)
+                              self._ahead)
         self._goals = GoalTopic(self, 'goal_image', self._on_goal)
         self._own(self.create_subscription, self._camera_class, spec.camera.topic,
                   self._on_image, camera_qos(params.reliable_camera, params.queue_depth))
@@ -280,7 +275,8 @@ class PlannerNode(ManagedNode):
                  *(fault.name.lower() for fault in Fault))
         values: dict[str, Any] = {'robot': self._spec.name, 'goal': driver.has_goal,
                                   'deadline_ms': 1e3 * self._deadline_s,
-                                  'warm_up_ms': 1e3 * self._warm_s}
+                                  'warm_up_ms': 1e3 * self._warm_s,
+                                  'plans_ahead': self._ahead}
         values.update({name: driver.count[name] for name in names})
         values['missed_share'] = driver.count['late'] / max(driver.count['blocks'], 1)
         taken = np.array(driver.latencies_s) * 1e3
