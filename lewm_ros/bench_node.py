@@ -87,7 +87,7 @@ def _mode(run: Run, job: BenchNodeJob, when: str) -> dict[str, Any]:
     for key in ('latency_ms_p50', 'latency_ms_p95', 'deadline_ms', 'missed_share', 'blocks',
                 'plans', 'late'):
         row[key] = float(heard[key])
-    say('planned {}: {:.0%} of {} goals at real time; plan p50 {:.1f} ms, p95 {:.1f} ms; missed {:.1%} of '
-        '{:.0f} blocks'.format(when, row['success_rate'], len(driven), row['latency_ms_p50'],
-                               row['latency_ms_p95'], row['missed_share'], row['blocks']))
+    say(f'planned {when}: {row["success_rate"]:.0%} of {len(driven)} goals at real time; plan p50 '
+        f'{row["latency_ms_p50"]:.1f} ms, p95 {row["latency_ms_p95"]:.1f} ms; missed '
+        f'{row["missed_share"]:.1%} of {row["blocks"]:.0f} blocks')
     return row
