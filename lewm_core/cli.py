@@ -25,6 +25,7 @@ _JOBS = {
     'evaluate': 'the figures of a checkpoint on held-out episodes, as JSON and a page',
     'import': 'a checkpoint of the reference library to one of ours',
     'export': 'one of our checkpoints to the files of the reference library',
+    'repack': 'a dataset of another tool, or a packed one, memory-mapped and with its robot',
     'tune_lambda': 'the weight of SIGReg that suits a dataset, by short trainings',
 }
 # What runs a job that is not in this file: MODULE:FUNCTION, given the job and its overrides.
@@ -32,6 +33,9 @@ _RUNNERS: dict[str, str] = {
     'evaluate': 'lewm_core.evaluation.run:main',
     'import': 'lewm_core.interchange:run_import',
     'export': 'lewm_core.interchange:run_export',
+    'repack': 'lewm_core.repack:run_repack',
+    'bench_train': 'lewm_core.bench.train:run_train',
+    'bench_loader': 'lewm_core.bench.loader:run_loader',
     'convert': 'lewm_ros.convert_run:run',
     'merge': 'lewm_ros.convert_run:run_merge',
     'tune_lambda': 'lewm_core.tune_lambda:run_tune_lambda',
@@ -43,6 +47,8 @@ _RUNNERS: dict[str, str] = {
 }
 # `lewm bench NAME` is the job bench_NAME.
 _BENCHES: dict[str, str] = {
+    'train': "training steps of the paper's model beside the reference library's",
+    'loader': "random clips from a large file, beside HDF5's own reads",
     'objectives': "LeWM's loss beside PLDM's, tuned with equal effort",
     'proposal': "success against the planner's budget, with and without a proposal",
     'node': 'how fast the planner node answers, and what planning a block ahead costs',

@@ -255,6 +255,41 @@ class BenchProposalJob:
                            Path('runs/bench/proposal.json'))
 
 
+@dataclass(frozen=True)
+class RepackJob:
+    """A dataset of another tool, or a compressed one, with its pixels in one piece."""
+
+    dataset: Path = _option('the dataset: of the reference library, or one of ours')
+    output: Path = _option('the dataset to write, such as data.h5')
+    robot: str | None = _option('the robot of a dataset that names none: a name or a YAML', None)
+    overwrite: bool = _option('replace an output that exists', False)
+
+
+@dataclass(frozen=True)
+class BenchTrainJob:
+    """Clips a second of a training step of the paper's model, beside the reference library's."""
+
+    reference_python: Path | None = _option('an interpreter that has stable-worldmodel; none: '
+                                            'beside our own step in float32', None)
+    batch_size: int = _option('clips a step', 8, 2, 65536)
+    rounds: int = _option('steps of each, in turn', 5, 1, 10**6)
+    device: str = _option('auto, cpu, cuda or cuda:N', 'auto')
+    threads: int = _option('CPU threads; 0: as PyTorch chooses', 0, 0, 1024)
+    output: Path = _option('the JSON file to write', Path('runs/bench/train.json'))
+
+
+@dataclass(frozen=True)
+class BenchLoaderJob:
+    """Clips a second out of a large file, beside HDF5's own random reads."""
+
+    folder: Path = _option('where the files to read are made and kept', Path('runs/bench'))
+    gigabytes: float = _option('of the file', 4.2, 0.01, 1000.0)
+    batch_size: int = _option('clips a batch', 128, 1, 65536)
+    batches: int = _option('batches a round', 16, 1, 10**6)
+    rounds: int = _option('rounds of each, in turn', 5, 1, 10**6)
+    output: Path = _option('the JSON file to write', Path('runs/bench/loader.json'))
+
+
 JOBS: dict[str, type] = {'convert': ConvertJob, 'train': TrainJob, 'train_from_bags': BagsJob,
                          'evaluate': EvaluateJob, 'demo': DemoJob}
 JOBS |= {'import': ImportJob, 'export': ExportJob}
@@ -279,3 +314,5 @@ class BenchConvertJob:
 JOBS |= {'bench_convert': BenchConvertJob}
 JOBS |= {'bench_planner': BenchPlannerJob}
 JOBS |= {'bench_proposal': BenchProposalJob}
+JOBS |= {'bench_train': BenchTrainJob, 'bench_loader': BenchLoaderJob}
+JOBS |= {'repack': RepackJob}

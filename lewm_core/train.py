@@ -20,6 +20,7 @@ from lewm_core.evaluate import evaluate_checkpoint
 from lewm_core.event_log import EventLog, check_logger, event_log
 from lewm_core.finetune import check_init
 from lewm_core.progress import Progress
+from lewm_core.memory import keep_freed_memory
 from lewm_core.run_folder import RunFolder, Settings
 from lewm_core.surprise import calibrate, score_dataset
 from lewm_core.train_heads import train_heads
@@ -55,6 +56,8 @@ def train(dataset: Dataset, model_config: ModelConfig, data_config: DataConfig,
     with distributed.joined(train_config.device) as device, ExitStack() as stack:
         stack.enter_context(_quiet_process(train_config.threads))
         trainer = Trainer(dataset, model_config, train_config, device, planner.horizon)
+        if trainer.device.type == 'cpu':
+            keep_freed_memory()
         folder = RunFolder(output, settings, dataset)
         # The first process writes, and the others hear what it found.
         state = distributed.led(lambda: stack.enter_context(folder).open(resume, overwrite))

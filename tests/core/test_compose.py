@@ -22,6 +22,7 @@ NEEDED |= {'bench_node': ['checkpoint=c']}
 NEEDED |= {'merge': ['datasets=a,b', 'output=o.h5'], 'bench_convert': []}
 NEEDED |= {'bench_planner': []}
 NEEDED |= {'bench_proposal': ['checkpoint=c', 'dataset=d.h5']}
+NEEDED |= {'bench_train': [], 'bench_loader': [], 'repack': ['dataset=d.h5', 'output=o']}
 
 
 def refused(job, *overrides):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lewm_core.config import ModelConfig
+from lewm_core.encoders import _attention
 from lewm_core.losses import prediction_losses
 from lewm_core.model import LatentDynamics, WorldModel
 from lewm_core.types import UserError
@@ -325,3 +326,17 @@ def test_rollout_runs_under_bfloat16_autocast(small_model):
         with torch.autocast('cpu', torch.bfloat16):
             mixed = model.rollout(*arguments)
     assert mixed.dtype == torch.float32 and torch.allclose(plain, mixed, atol=0.1)
+
+
+@pytest.mark.parametrize('tokens', [1, 5, 257])
+def test_short_attention_in_bfloat16_is_the_kernels_to_its_rounding(tokens):
+    """Plain products, because they are faster there; the values and the gradients stay."""
+    torch.manual_seed(0)
+    exact = [torch.randn(2, 3, tokens, 16, requires_grad=True) for _ in range(3)]
+    short = [part.detach().bfloat16().requires_grad_() for part in exact]
+    ahead = torch.randn(2, 3, tokens, 16)
+    for parts in (exact, short):
+        _attention(*parts).backward(ahead.to(parts[0].dtype))
+    torch.testing.assert_close(_attention(*short).float(), _attention(*exact), rtol=0, atol=0.03)
+    for one, other in zip(exact, short):
+        torch.testing.assert_close(other.grad.float(), one.grad, rtol=0, atol=0.06)
