@@ -123,13 +123,19 @@ def kind_of(path: Path) -> str:
                     f'one of {list(STORAGE)} is expected; give the path of a recording')
 
 
-def unpacked(path: Path, files: ExitStack) -> Path:
-    """A decompressed copy of a zstd file, which is gone when `files` is closed."""
+def unpacked(path: Path, files: ExitStack) -> tuple[Path, str]:
+    """A decompressed copy of a zstd file, which is gone when `files` is closed.
+
+    Of a damaged one, what comes before the damage; also what that is, in words, else ''.
+    """
     folder = Path(files.enter_context(tempfile.TemporaryDirectory(prefix='lewm_bag_')))
     copy = folder / path.with_suffix('').name
     with path.open('rb') as packed, copy.open('wb') as out:
-        zstandard.ZstdDecompressor().copy_stream(packed, out)
-    return copy
+        try:
+            zstandard.ZstdDecompressor().copy_stream(packed, out)
+        except zstandard.ZstdError as error:
+            return copy, f'it does not decompress to its end ({error})'
+    return copy, ''
 
 
 def _check_ros1(path: Path, head: bytes) -> None:

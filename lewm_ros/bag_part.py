@@ -30,6 +30,13 @@ class Channel:
     schema: str = ''
     definition: str = ''
 
+    def __post_init__(self) -> None:
+        # Names of a damaged file stand in messages to the user, which are one line.
+        for key in ('topic', 'type'):
+            name = getattr(self, key)
+            if not name.isprintable():
+                object.__setattr__(self, key, ascii(name)[1:-1])
+
 
 @dataclass(frozen=True)
 class Loss:

@@ -247,11 +247,12 @@ def _warn(text: str) -> None:
 
 def _part(file: Path, files: ExitStack) -> Part:
     try:
-        kind = kind_of(file)
+        kind, loss = kind_of(file), ''
         if kind == 'zstd':
-            file = unpacked(file, files)
+            file, loss = unpacked(file, files)
             kind = kind_of(file)
         part = _OPENERS[kind](file)
+        part.losses += [Loss(loss)] if loss else []
     except UserError:
         raise
     except OSError as error:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 import sqlite3
 
+import numpy as np
 import pytest
 import yaml
+import zstandard
 from bag_kinds import KINDS, MCAP, ROS1, SQLITE, mcap, rosbag2, storage_file
 from bag_mutations import Runner, make_bags
 from bag_toys import LOG, STORE, bag_image, drive, picture, write_bag
@@ -204,6 +206,31 @@ def test_a_flipped_byte_in_a_compressed_chunk_costs_its_messages_alone(tmp_path,
     assert 'chunk' in said[0]['why']
     with open_bag(file) as bag, pytest.raises(UserError, match='damaged'):
         list(bag.messages(['/cmd_vel']))
+
+
+@pytest.mark.parametrize('kind', ['mcap many chunks', 'sqlite3'])
+@pytest.mark.parametrize('rest', [b'', b'\xff' * 999])
+def test_a_file_that_does_not_decompress_to_its_end_gives_what_comes_before(tmp_path, kind, rest):
+    rng, messages = np.random.default_rng(0), drive(60)
+    for topic, _, message in messages:
+        if topic == CAMERA:  # noise, so that there is something to compress
+            message.data = rng.integers(0, 256, message.data.size, np.uint8)
+    whole = storage_file(KINDS[kind](tmp_path / 'bag', messages))
+    packed = zstandard.compress(whole.read_bytes())
+    file = tmp_path / f'{whole.name}.zstd'
+    file.write_bytes(packed[:len(packed) // 2] + rest)
+    with open_bag(file) as opened:
+        assert opened.losses
+        assert 20 < len(list(opened.messages([CAMERA]))) < 40
+
+
+def test_names_in_a_damaged_file_do_not_break_the_line_of_an_error(tmp_path, two_room):
+    """A file compressed as a whole has no checksum: a flipped bit made a type's name so."""
+    file = mcap(compression=CompressionType.NONE, enable_crcs=False)(tmp_path / 'bag', drive(20))
+    file.write_bytes(file.read_bytes().replace(b'msg/TwistSt', b'msg/\n\x02\x05\x00\x04St'))
+    with pytest.raises(UserError) as caught:
+        convert([file], two_room, tmp_path / 'data.h5')
+    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize('share', [0.3, 0.7, 0.97])
