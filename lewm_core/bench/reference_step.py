@@ -43,7 +43,7 @@ def main(batch: int, threads: int, device: str, precision: str) -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        float(loss)
+        loss.item()
 
     print('ready', flush=True)
     for _ in sys.stdin:
