@@ -127,8 +127,9 @@ def summary(arms: dict[str, Any], seed: int, limit: int) -> dict[str, Any]:
     """Each arm beside the full search, and each with a proposal beside itself without.
 
     Differences of success with their 95 % bootstrap intervals over problems; `not_inferior` where
-    the lower end of the one-sided 95 % interval is above minus three points. Of the ticks needed,
-    all that were allowed where the goal was missed, the mean difference and Wilcoxon's p.
+    the difference is, with 95 % confidence, above minus three points (`one_sided_low`). Of the
+    ticks needed, all that were allowed where the goal was missed, the mean difference and
+    Wilcoxon's p.
     """
     pairs = [(name, 'full') for name in arms if name != 'full' and 'full' in arms]
     pairs += [(a, b) for a, b in (('small_proposal', 'small'), ('tiny_proposal', 'tiny'),
@@ -139,13 +140,26 @@ def summary(arms: dict[str, Any], seed: int, limit: int) -> dict[str, Any]:
                                   limit) for a, b in pairs}
 
 
+def _least(gain: np.ndarray) -> float:
+    """The one-sided 95 % lower bound of the mean of paired differences (N,), each -1, 0 or 1.
+
+    Bonett & Price 2012: two problems are added, one for each side. A bootstrap of ten problems
+    that all ended alike would be certain of everything.
+    """
+    count, won, lost = len(gain) + 2, (gain > 0).sum() + 1, (gain < 0).sum() + 1
+    mean = (won - lost) / count
+    spread = np.sqrt(((won + lost) / count - mean ** 2) / count)
+    return float(mean - stats.norm.ppf(0.95) * spread)
+
+
 def _paired(ours: np.ndarray, other: np.ndarray, seed: int, limit: int) -> dict[str, Any]:
     count = min(len(ours), len(other))
     ours, other = ours[:count], other[:count]
     gain = (ours >= 0).astype(float) - (other >= 0)
     rng = np.random.default_rng(seed)
     means = gain[rng.integers(count, size=(_DRAWS, count))].mean(axis=1)
-    low, one_sided, high = np.quantile(means, (0.025, 0.05, 0.975))
+    low, high = np.quantile(means, (0.025, 0.975))
+    one_sided = _least(gain)
     later = _spent(ours, limit) - _spent(other, limit)
     p = stats.wilcoxon(later).pvalue if later.any() else 1.0
     return {'problems': count, 'success': float(gain.mean()), 'low': float(low),

@@ -63,6 +63,8 @@ def test_no_worse_is_said_only_where_the_interval_says_so():
     assert found['small - full']['ticks_p'] < 1e-3
     lost = summary({'full': arm(few), 'small': arm([20] * 9 + [-1])}, 0, 60)
     assert not lost['small - full']['not_inferior']
+    alike = summary({'full': arm(few), 'small': arm(few)}, 0, 60)  # ten say too little
+    assert not alike['small - full']['not_inferior'] and alike['small - full']['low'] == 0
 
 
 @pytest.fixture(scope='module')
