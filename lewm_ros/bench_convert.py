@@ -33,13 +33,15 @@ from lewm_ros.decode import decode, picture
 _KINDS = ('raw', 'jpeg')
 _SIDES = (224, 64)
 _NAIVE_SHARE = 4  # it is slow: a quarter of the images tells
+# VmHWM and not ru_maxrss, which a process inherits from the one that starts it.
 _MEMORY = """
-import resource, sys
+import sys
 from pathlib import Path
 from lewm_core.robot import RobotSpec
 from lewm_ros.bags import convert
 convert([sys.argv[1]], RobotSpec.from_json(sys.argv[3]), sys.argv[2], overwrite=True)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+status = Path('/proc/self/status').read_text()
+print(int(status.split('VmHWM:')[1].split()[0]) / 1024)
 """
 
 
@@ -83,7 +85,8 @@ def _speeds(job: Any, folder: Path) -> dict[str, Any]:
         rows = [_row(job, folder, bag, kind, side) for side in _SIDES]
         result['rows'] += rows
         result[kind] = {key: min(row[key] for row in rows)
-                        for key in ('ratio_to_limit', 'times_naive', 'speedup_two_processes')}
+                        for key in ('ratio_to_limit', 'cpu_ratio_to_limit', 'times_naive',
+                                    'speedup_two_processes')}
     result['speedup_two_processes'] = min(result[k]['speedup_two_processes'] for k in _KINDS)
     result['reduced_decoding'] = [_reduced(side) for side in _SIDES]
     result['jpeg_storage'] = [_storage(job, folder, side) for side in _SIDES]
@@ -103,15 +106,29 @@ def _row(job: Any, folder: Path, bag: Path, kind: str, side: int) -> dict[str, A
             'naive': lambda: _naive(bag, spec, folder / 'naive.h5', job.frames // _NAIVE_SHARE)}
     if kind == 'jpeg':
         runs['limit_full'] = lambda: _limit(given, job.frames, kind, side, full=True)
-    seconds = alternate(runs, job.rounds)
+    cpu: dict[str, list[float]] = {name: [] for name in runs}
+    seconds = alternate({name: _counted(run, cpu[name]) for name, run in runs.items()},
+                        job.rounds)
     seconds['naive'] = seconds['naive'] * _NAIVE_SHARE
     row = {'kind': kind, 'side': side}
     for name, values in seconds.items():
         row[f'{name}_frames_s'] = job.frames / float(np.median(values))
     row['ratio_to_limit'] = ratio(seconds['limit'], seconds['one'])
+    # What other programs take does not count here; nor does waiting for the disk.
+    row['cpu_ratio_to_limit'] = ratio(*(np.array(cpu[k][1:]) for k in ('limit', 'one')))
+    row['cpu_of_two_to_one'] = ratio(*(np.array(cpu[k][1:]) for k in ('two', 'one')))
     row['times_naive'] = ratio(seconds['naive'], seconds['one'])
     row['speedup_two_processes'] = ratio(seconds['one'], seconds['two'])
     return row
+
+
+def _counted(run: Callable[[], Any], cpu: list[float]) -> Callable[[], None]:
+    """`run`, which then also notes the processor seconds of it and of its processes."""
+    def counted() -> None:
+        before = sum(os.times()[:4])
+        run()
+        cpu.append(sum(os.times()[:4]) - before)
+    return counted
 
 
 def _bytes(bag: Path, spec: RobotSpec, frames: int) -> list[np.ndarray]:
