@@ -109,7 +109,7 @@ def run(job: BagsJob, on_status: Callable[[Status], None],
         claim.stake()
         try:
             convert(job.bags, spec, claim.data, job.data, overwrite=True, window=window,
-                    typestore=job.typestore, should_stop=should_stop,
+                    typestore=job.typestore, workers=0, should_stop=should_stop,
                     on_progress=lambda done, total: on_status(
                         Status('converting', done / total, {'frames': done})))
         except ConversionStopped:
