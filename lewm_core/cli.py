@@ -14,46 +14,30 @@ from typing import Any
 import yaml
 
 from lewm_core import __version__
-from lewm_core.terminal import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, Bar, interrupts
+from lewm_core.jobs import JOBS
+from lewm_core.terminal import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE
 from lewm_core.types import UserError
 
-_JOBS = {
-    'demo': 'drive a simulated robot, record, train, plan, watch, report',
-    'convert': 'recorded bags to one dataset',
-    'merge': 'datasets of one robot to one dataset',
-    'train': 'a dataset to a checkpoint',
-    'evaluate': 'the figures of a checkpoint on held-out episodes, as JSON and a page',
-    'import': 'a checkpoint of the reference library to one of ours',
-    'export': 'one of our checkpoints to the files of the reference library',
-    'repack': 'a dataset of another tool, or a packed one, memory-mapped and with its robot',
-    'tune_lambda': 'the weight of SIGReg that suits a dataset, by short trainings',
-}
-# What runs a job that is not in this file: MODULE:FUNCTION, given the job and its overrides.
+_BENCH = 'bench_'
+# What runs each job, MODULE:FUNCTION, given the job and its overrides; what a job is for is said
+# by the first line of its dataclass. `lewm bench NAME` is the job bench_NAME.
 _RUNNERS: dict[str, str] = {
+    'demo': 'lewm_ros.demo:run',
+    'convert': 'lewm_ros.convert_run:run',
+    'merge': 'lewm_ros.convert_run:run_merge',
+    'repack': 'lewm_core.repack:run_repack',
+    'train': 'lewm_core.train_run:run',
+    'tune_lambda': 'lewm_core.tune_lambda:run_tune_lambda',
     'evaluate': 'lewm_core.evaluation.run:main',
     'import': 'lewm_core.interchange:run_import',
     'export': 'lewm_core.interchange:run_export',
-    'repack': 'lewm_core.repack:run_repack',
-    'bench_train': 'lewm_core.bench.train:run_train',
-    'bench_loader': 'lewm_core.bench.loader:run_loader',
-    'convert': 'lewm_ros.convert_run:run',
-    'merge': 'lewm_ros.convert_run:run_merge',
-    'tune_lambda': 'lewm_core.tune_lambda:run_tune_lambda',
-    'bench_objectives': 'lewm_core.bench.objectives:run_objectives',
-    'bench_node': 'lewm_ros.bench_node:main',
     'bench_convert': 'lewm_ros.bench_convert:run',
+    'bench_loader': 'lewm_core.bench.loader:run_loader',
+    'bench_train': 'lewm_core.bench.train:run_train',
+    'bench_objectives': 'lewm_core.bench.objectives:run_objectives',
     'bench_planner': 'lewm_core.bench.planner:run_planner',
     'bench_proposal': 'lewm_core.bench.proposal:run',
-}
-# `lewm bench NAME` is the job bench_NAME.
-_BENCHES: dict[str, str] = {
-    'train': "training steps of the paper's model beside the reference library's",
-    'loader': "random clips from a large file, beside HDF5's own reads",
-    'objectives': "LeWM's loss beside PLDM's, tuned with equal effort",
-    'proposal': "success against the planner's budget, with and without a proposal",
-    'node': 'how fast the planner node answers, and what planning a block ahead costs',
-    'convert': 'bags to a dataset, beside OpenCV alone',
-    'planner': 'the search: speed, cost and success',
+    'bench_node': 'lewm_ros.bench_node:main',
 }
 
 
@@ -84,15 +68,17 @@ def _parser() -> argparse.ArgumentParser:
         'plans in what it learned, and says when the world surprises it.')
     parser.add_argument('--version', action='version', version=f'lewm {__version__}')
     commands = parser.add_subparsers(dest='command', metavar='COMMAND')
-    for job, text in _JOBS.items():
-        _add_job(commands, job.replace('_', '-'), job, text)
-    bench = commands.add_parser('bench', help='speed and memory, ours beside a reference',
+    for job in _RUNNERS:
+        if not job.startswith(_BENCH):
+            _add_job(commands, job.replace('_', '-'), job)
+    bench = commands.add_parser('bench', help='Speed and memory, ours beside a reference',
                                 description='Speed and memory, ours beside a reference, measured '
                                 'alternately in one run.')
     benches = bench.add_subparsers(dest='bench', metavar='NAME', required=True)
-    for name, text in _BENCHES.items():
-        _add_job(benches, name, f'bench_{name}', text)
-    inspect = commands.add_parser('inspect', help='what a bag, a dataset or a checkpoint holds',
+    for job in _RUNNERS:
+        if job.startswith(_BENCH):
+            _add_job(benches, job.removeprefix(_BENCH), job)
+    inspect = commands.add_parser('inspect', help='What a bag, a dataset or a checkpoint holds',
                                   description='What a bag, a dataset or a checkpoint holds.')
     inspect.add_argument('path', metavar='PATH', type=Path)
     inspect.add_argument('--spec', action='store_true', help='of a bag: print a robot spec that '
@@ -105,9 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_job(commands: Any, name: str, job: str, text: str) -> None:
-    command = commands.add_parser(name, help=text, description=f'{text[0].upper()}{text[1:]}.',
-                                  add_help=False)
+def _add_job(commands: Any, name: str, job: str) -> None:
+    text = JOBS[job].__doc__.partition('\n')[0]
+    command = commands.add_parser(name, help=text.rstrip('.'), description=text, add_help=False)
     command.add_argument('-h', '--help', action='store_true', help='this page, every key')
     command.add_argument('--show', action='store_true',
                          help='print the composed configuration as YAML and do nothing')
@@ -123,15 +109,15 @@ def _job(options: argparse.Namespace) -> int:
     from lewm_core.compose import compose
     job = compose(options.job, options.overrides)
     if options.show:
-        print(yaml.safe_dump(_plain(asdict(job)), sort_keys=False), end='')
+        tree = _plain(asdict(job))
+        own_first = dict(sorted(tree.items(), key=lambda pair: isinstance(pair[1], dict)))
+        print(yaml.safe_dump(own_first, sort_keys=False), end='')
         return 0
     return _runner(options.job)(job, options.overrides)
 
 
 def _runner(job: str) -> Any:
-    """The function that runs `job`: in this file, or where _RUNNERS says."""
-    if job not in _RUNNERS:
-        return globals()[f'_{job}']
+    """The function that runs `job`."""
     module, _, function = _RUNNERS[job].partition(':')
     package, _, rest = module.partition('.')
     found = _ros(rest) if package == 'lewm_ros' else importlib.import_module(module)
@@ -158,39 +144,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def _demo(job: Any, overrides: list[str]) -> int:
-    from lewm_core.compose import as_overrides
-    return _ros('demo').main(job, as_overrides(job))
-
-
-def _train(job: Any, overrides: list[str]) -> int:
-    from lewm_core import distributed
-    from lewm_core.compose import compose
-    from lewm_core.data import Dataset
-    from lewm_core.paths import load_robot
-    from lewm_core.progress import Spoken
-    from lewm_core.train import train
-    dataset = Dataset.open(job.dataset, load_robot(job.robot) if job.robot else None)
-    job = compose('train', overrides, dataset.spec)  # the model that suits the camera
-    bar, said = Bar('training'), Spoken()
-
-    def show(progress: Any) -> None:
-        bar(progress.step, progress.steps, f'loss {progress.loss:.4f}')
-        said(progress)
-
-    with interrupts() as interrupted:
-        path = train(dataset, job.model, job.data, job.train, job.output, planner=job.planner,
-                     surprise=job.surprise, on_progress=show, overwrite=job.overwrite,
-                     should_stop=lambda: bool(interrupted))
-    bar.close()
-    if interrupted:
-        print('stopped; the same command goes on from here', file=sys.stderr)
-        return EXIT_INTERRUPTED
-    if distributed.leader():
-        print(path)
-    return 0
 
 
 def _inspect(options: argparse.Namespace) -> int:

@@ -21,9 +21,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lewm_core.config import check
 from lewm_core.jobs import (JOBS, BagsJob, ConvertJob, DemoJob, EvaluateJob, TrainJob)
-from lewm_core.options import (Option, as_overrides, bare, groups, hints, item_type, options,
-                               schema, shown)
+from lewm_core.options import (Option, as_overrides, groups, hints, item_type, options, schema,
+                               shown)
 from lewm_core.paths import config_dir, robot_path
+from lewm_core.plain import bare
 from lewm_core.robot import RobotSpec
 from lewm_core.types import UserError
 

@@ -7,8 +7,9 @@ parameter descriptors and the README's table are generated from them.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
+from lewm_core.plain import from_plain
 from lewm_core.types import UserError
 
 _Config = TypeVar('_Config')
@@ -209,38 +210,17 @@ def default(config: type, name: str) -> Any:
 def config_from_dict(cls: type[_Config], tree: Any, where: str, partial: bool = False) -> _Config:
     """The config of type `cls` in `tree`, a plain mapping as JSON or YAML gives it.
 
-    Lists become tuples, whole numbers floats where the field is a float. Raises UserError that
-    begins with `where` on an unknown key, a value of another type or out of range, and, unless
-    `partial` lets the defaults fill in, a missing key.
+    Raises UserError that begins with `where` on an unknown key, a value of another type or out of
+    range, and, unless `partial` lets the defaults fill in, a missing key.
     """
-    if not isinstance(tree, dict):
-        raise UserError(f'{where} is {tree!r}, but a mapping of keys to values is expected')
-    hints = get_type_hints(cls)
-    known = [f.name for f in fields(cls)]
-    for key in tree:
-        if key not in known:
-            raise UserError(f'{where}: unknown key {key!r}; known keys are {sorted(known)}')
-    missing = [name for name in known if name not in tree]
-    if missing and not partial:
-        raise UserError(f'{where}: key {missing[0]!r} is missing; add it')
-    values = {key: _typed(hints[key], value, f'{where}: {key}') for key, value in tree.items()}
-    config = cls(**values)
+    return checked(from_plain(cls, tree, where, partial), where)
+
+
+def checked(config: _Config, where: str) -> _Config:
+    """`config`, once every field is in its range; else raises UserError that begins with `where`.
+    """
     try:
         check(config)
     except UserError as error:
         raise UserError(f'{where}: {error}') from None
     return config
-
-
-def _typed(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the type `hint`: str, int, float, bool or tuple[one of them, ...]."""
-    if get_origin(hint) is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise UserError(f'{where} is {value!r}, but a list is expected')
-        item = get_args(hint)[0]
-        return tuple(_typed(item, v, f'{where}[{i}]') for i, v in enumerate(value))
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        raise UserError(f'{where} is {value!r}, but {hint.__name__} is expected')
-    return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lewm_core.config import ModelConfig, check
+from lewm_core.config import ModelConfig, checked
 from lewm_core.types import UserError
 
 # Hidden width, layers and heads of the ViT sizes that config.json names; the MLP is four times
@@ -32,12 +32,7 @@ def model_config(tree: Any, action_dim: int, where: str) -> ModelConfig:
               'action_mlp': read('action_encoder', 'mlp_scale', 4) * width,
               'frameskip': _frameskip(read('action_encoder', 'input_dim'), action_dim, where)}
     read.expect('action_encoder', 'emb_dim', width)
-    config = ModelConfig(**values)
-    try:
-        check(config)
-    except UserError as error:
-        raise UserError(f'{where}: {error}') from None
-    return config
+    return checked(ModelConfig(**values), where)
 
 
 def config_tree(config: ModelConfig, action_dim: int) -> dict[str, Any]:

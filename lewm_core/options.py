@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from omegaconf import MISSING
 
 from lewm_core.jobs import JOBS
 from lewm_core.paths import config_dir
+from lewm_core.plain import bare
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +54,10 @@ def as_overrides(job: Any) -> list[str]:
 
 
 def walk(cls: type, prefix: str) -> Iterator[Option]:
-    """Each key under a job's or a config's dataclass, depth first."""
+    """Each key under a job's or a config's dataclass, its own ones before those of its groups."""
     kinds = hints(cls)
-    for f in dataclasses.fields(cls):
+    fields = dataclasses.fields(cls)
+    for f in sorted(fields, key=lambda f: dataclasses.is_dataclass(kinds[f.name])):
         kind = kinds[f.name]
         if dataclasses.is_dataclass(kind):
             yield from walk(kind, f'{prefix}{f.name}.')
@@ -107,13 +108,6 @@ def hints(cls: type) -> dict[str, Any]:
 def item_type(kind: Any) -> Any:
     """The type of a tuple's items, else None."""
     return typing.get_args(kind)[0] if typing.get_origin(kind) is tuple else None
-
-
-def bare(kind: Any) -> Any:
-    """`kind` without `| None`."""
-    if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        return next(arg for arg in typing.get_args(kind) if arg is not type(None))
-    return kind
 
 
 def shown(value: Any) -> str:

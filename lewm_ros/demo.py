@@ -16,6 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lewm_core.jobs import DemoJob
+from lewm_core.options import as_overrides
 from lewm_core.paths import robot_path
 from lewm_core.robot import RobotSpec
 from lewm_core.types import UserError
@@ -123,11 +124,8 @@ def prepare_output(output: Path, overwrite: bool) -> None:
     output.mkdir(parents=True)
 
 
-def main(job: DemoJob, settings: list[str]) -> int:
-    """The demo's exit code: 0 when all steps ran, whatever the figures are.
-
-    `settings` are the values of the job's groups as overrides, for the training job.
-    """
+def run(job: DemoJob, overrides: list[str]) -> int:
+    """The demo's exit code: 0 when all steps ran, whatever the figures are."""
     from lewm_ros import demo_drive, demo_learn, demo_verdict
     robot = robot_path(job.robot)
     spec = RobotSpec.load(robot)
@@ -140,26 +138,26 @@ def main(job: DemoJob, settings: list[str]) -> int:
     with Fleet(output / 'logs', domain) as fleet:
         watcher = Watcher(domain)
         try:
-            run = Run(job, spec, robot, WORLDS.get(spec.name, spec.name), output, fleet, watcher,
-                      settings, output / 'model' / 'model.safetensors')
-            run.material.title = f'{spec.name}: a robot learns from its own recording'
-            with run.step(1, f'{spec.name} drives itself and is recorded ({job.frames} frames)'):
-                demo_learn.record(run)
-            with run.step(2, 'the bag becomes a dataset, the dataset a world model'):
-                demo_learn.learn(run)
-            with run.step(3, 'what the model knows, on held-out episodes'):
-                demo_learn.examine(run)
-            with run.step(4, f'the planner drives to {job.goals} goals'):
-                demo_drive.plan(run)
-            with run.step(5, 'the surprise node watches'):
-                demo_drive.watch(run)
-            with run.step(6, 'the report'):
-                run.figures['wall_s'] = time.monotonic() - run.started
-                run.material.verdicts = demo_verdict.verdicts(run.figures)
-                paths = write_report(output, run.figures, run.material)
+            demo = Run(job, spec, robot, WORLDS.get(spec.name, spec.name), output, fleet, watcher,
+                       as_overrides(job), output / 'model' / 'model.safetensors')
+            demo.material.title = f'{spec.name}: a robot learns from its own recording'
+            with demo.step(1, f'{spec.name} drives itself and is recorded ({job.frames} frames)'):
+                demo_learn.record(demo)
+            with demo.step(2, 'the bag becomes a dataset, the dataset a world model'):
+                demo_learn.learn(demo)
+            with demo.step(3, 'what the model knows, on held-out episodes'):
+                demo_learn.examine(demo)
+            with demo.step(4, f'the planner drives to {job.goals} goals'):
+                demo_drive.plan(demo)
+            with demo.step(5, 'the surprise node watches'):
+                demo_drive.watch(demo)
+            with demo.step(6, 'the report'):
+                demo.figures['wall_s'] = time.monotonic() - demo.started
+                demo.material.verdicts = demo_verdict.verdicts(demo.figures)
+                paths = write_report(output, demo.figures, demo.material)
         finally:
             watcher.close()
-    for good, sentence in run.material.verdicts:
+    for good, sentence in demo.material.verdicts:
         say(('  ok  ' if good else '  NO  ') + sentence)
-    say(f'{paths[1]} and {paths[0].name}, {time.monotonic() - run.started:.0f} s in all')
+    say(f'{paths[1]} and {paths[0].name}, {time.monotonic() - demo.started:.0f} s in all')
     return 0

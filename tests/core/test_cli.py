@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lewm_core.cli import main
+from lewm_core.cli import _RUNNERS, main
 from lewm_core.compose import options
 from lewm_core.data import DatasetWriter
+from lewm_core.jobs import JOBS
 from lewm_core.paths import load_robot
 
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = ('train.steps=3', 'train.batch_size=4', 'train.tensorboard=false', 'train.device=cpu',
          'model.conv_channels=[4,4,4,4]', 'model.latent_dim=4', 'model.predictor_width=16')
 
@@ -48,7 +50,15 @@ def run(dataset, tmp_path_factory):
 def lewm(*words):
     """`lewm` in a process of its own."""
     return subprocess.run([sys.executable, '-m', 'lewm_core.cli', *words], text=True,
-                          capture_output=True, cwd=Path(__file__).resolve().parents[2])
+                          capture_output=True, cwd=ROOT)
+
+
+def test_every_job_has_what_runs_it_and_only_the_ros_program_is_no_command():
+    assert set(_RUNNERS) == set(JOBS) - {'train_from_bags'}
+    for place in _RUNNERS.values():
+        module, _, function = place.partition(':')
+        source = (ROOT / f'{module.replace(".", "/")}.py').read_text()
+        assert f'\ndef {function}(job: ' in source, place
 
 
 def test_lewm_names_its_version_and_its_jobs():
