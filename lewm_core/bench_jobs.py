@@ -65,7 +65,8 @@ class BenchObjectivesJob(TrainingGroups):
 class BenchPlannerJob:
     """The planner's speed, cost and success, beside the reference library's."""
 
-    tables: tuple[str, ...] = option('speed, small, success, patches', ('speed',))
+    tables: tuple[str, ...] = option('speed, small, success, patches; none: all that can be made, '
+                                     'small and success with a checkpoint', ())
     output: Path = option('the JSON file to write', Path('runs/bench/planner.json'))
     reference_python: str | None = option('a Python that has stable-worldmodel; none: ours alone',
                                           None)
@@ -76,8 +77,9 @@ class BenchPlannerJob:
     checkpoint: Path | None = option('for success and small: a trained model', None)
     world: str = option('for success: two_room, two_room_far or push', 'two_room')
     problems: int = option('for success: how many', 100, 1, 10**6)
-    budgets: tuple[str, ...] = option('for success: SOLVER:SAMPLESxITERATIONS[:KNOTS][+proposal]',
-                                      ('cem:64x3',))
+    budgets: tuple[str, ...] = option('for success: SOLVER:SAMPLESxITERATIONS[:KNOTS][+proposal]; '
+                                      'none: each solver at a hundredth of the reference and CEM '
+                                      'at all of it', ())
     seed: int = option('of weights, problems and candidates', 0, 0, 2**31 - 1)
     model: ModelConfig = group(ModelConfig)
     planner: PlannerConfig = group(PlannerConfig)

@@ -10,7 +10,8 @@ from lewm_core.bench.common import write_result
 from lewm_core.jobs import BenchPlannerJob
 from lewm_core.types import UserError
 
-_TABLES = ('speed', 'small', 'success', 'patches')
+_TABLES = ('speed', 'small', 'patches', 'success')
+_TRAINED = ('small', 'success')  # these need a checkpoint
 _COLUMNS = {
     'speed': ('solver', 'dtype', 'batch', 'samples', 'iterations', 'plan_ms', 'final_cost',
               'peak_mb'),
@@ -28,7 +29,7 @@ def run_planner(job: BenchPlannerJob, overrides: list[str]) -> int:
     if job.threads:
         torch.set_num_threads(job.threads)
     rows, summary = [], {}
-    for name in job.tables:
+    for name in job.tables or [t for t in _TABLES if job.checkpoint or t not in _TRAINED]:
         found, said = _table(name, job)
         rows += found
         summary |= said

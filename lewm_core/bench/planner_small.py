@@ -14,13 +14,13 @@ from torch.nn import functional
 from lewm_core.agent import Agent
 from lewm_core.bench.common import alternate, ratio
 from lewm_core.bench.planner_speed import perturbed
-from lewm_core.checkpoint import load_checkpoint
+from lewm_core.checkpoint import Checkpoint, load_checkpoint
 from lewm_core.config import PlannerConfig
+from lewm_core.envs import make_world
 from lewm_core.imagine import Imagination
 from lewm_core.jobs import BenchPlannerJob
 from lewm_core.model import LatentDynamics
 from lewm_core.planner import goal_objective, solve
-from lewm_core.two_room import TwoRoom
 from lewm_core.types import Frame, UserError
 
 _PLANS = 200
@@ -30,31 +30,39 @@ _PATCH_SAMPLES, _VECTOR_SAMPLES = 2, 300
 
 
 def small(job: BenchPlannerJob) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The time of a plan from a picture, as the demo plans: `job.planner`, one robot."""
+    """The time of a plan from a picture as the demo plans: the checkpoint's search, one thread."""
     if job.checkpoint is None:
         raise UserError('the table small needs a trained model; give checkpoint=PATH')
     checkpoint = load_checkpoint(job.checkpoint, job.device)
-    rows = []
-    for precision in ('float32', 'bf16'):
-        config = dataclasses.replace(job.planner, precision=precision)
-        agent, world = Agent(checkpoint, config, job.device), TwoRoom()
-        rng, seconds, costs = np.random.default_rng(job.seed), [], []
-        for number in range(_PLANS):
-            if number % 10 == 0:
-                task = world.sample_task(rng)
-                world.reset_to(task)
-                agent.reset()
-                agent.set_goal(world.goal_image(task))
-            plan = agent.plan(Frame(number, world.render()))
-            seconds.append(plan.seconds)
-            costs.append(plan.cost)
-            for action in plan.actions[:agent.frameskip]:
-                world.step(action)
-        p50, p95 = (1e3 * float(np.percentile(seconds, q)) for q in (50, 95))
-        rows.append(_row('small', config.solver, precision, config, job, p50,
-                         plan_ms_p95=p95, final_cost=float(np.median(costs))))
-    chosen = rows[job.planner.precision == 'bf16']
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        rows = [_timed(job, checkpoint, precision) for precision in ('float32', 'bf16')]
+    finally:
+        torch.set_num_threads(before)
+    chosen = rows[checkpoint.planner.precision == 'bf16']
     return rows, {'demo_plan_ms_p50': chosen['plan_ms'], 'demo_plan_ms_p95': chosen['plan_ms_p95']}
+
+
+def _timed(job: BenchPlannerJob, checkpoint: Checkpoint, precision: str) -> dict[str, Any]:
+    config = dataclasses.replace(checkpoint.planner, precision=precision)
+    agent = Agent(checkpoint, config, job.device)
+    world = make_world(job.world.removesuffix('_far'), checkpoint.model.config.image_size)
+    rng, seconds, costs = np.random.default_rng(job.seed), [], []
+    for number in range(_PLANS):
+        if number % 10 == 0:
+            task = world.sample_task(rng)
+            world.reset_to(task)
+            agent.reset()
+            agent.set_goal(world.goal_image(task))
+        plan = agent.plan(Frame(number, world.render()))
+        seconds.append(plan.seconds)
+        costs.append(plan.cost)
+        for action in plan.actions[:agent.frameskip]:
+            world.step(action)
+    p50, p95 = (1e3 * float(np.percentile(seconds, q)) for q in (50, 95))
+    return _row('small', config.solver, precision, config, job, p50, plan_ms_p95=p95,
+                final_cost=float(np.median(costs)))
 
 
 def patches(job: BenchPlannerJob) -> tuple[list[dict[str, Any]], dict[str, Any]]:

@@ -49,7 +49,7 @@ def success(job: BenchPlannerJob) -> tuple[list[dict[str, Any]], dict[str, Any]]
         raise UserError('the table of success needs a trained model; give checkpoint=PATH')
     checkpoint = load_checkpoint(job.checkpoint, job.device)
     rows, driven = [], []
-    for text in job.budgets:
+    for text in job.budgets or budgets('proposal' in checkpoint.heads):
         config = parse_budget(text, checkpoint.planner, job.seed)
         if config.proposal and 'proposal' not in checkpoint.heads:
             raise UserError(f'budget {text!r} asks for a proposal, and {str(job.checkpoint)!r} '
@@ -70,6 +70,14 @@ def success(job: BenchPlannerJob) -> tuple[list[dict[str, Any]], dict[str, Any]]
             'peak_mb': None})
         print(f'{text}: {reached} of {job.problems}', file=sys.stderr)
     return rows, _compare(rows, driven, job.seed)
+
+
+def budgets(proposal: bool) -> list[str]:
+    """What is compared unless asked otherwise; a hundredth of the reference's rollouts first."""
+    small = ['cem:30x3', 'cem:30x3:5', 'icem:30x3', 'mppi:30x3', 'gradient:30x3']
+    learned = ['cem:30x3+proposal', 'proposal:2x1+proposal']
+    full = ['cem:300x30', 'cem:300x30:5']
+    return [*learned[:1], *small, *learned[1:], *full] if proposal else [*small, *full]
 
 
 def parse_budget(text: str, planner: PlannerConfig, seed: int) -> PlannerConfig:

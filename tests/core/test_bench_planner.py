@@ -12,9 +12,10 @@ import torch
 from lewm_core.agent import Agent
 from lewm_core.bench import planner_success
 from lewm_core.bench.planner import run_planner
-from lewm_core.bench.planner_small import PatchDynamics
+from lewm_core.bench.planner_small import PatchDynamics, small
 from lewm_core.bench.planner_speed import median_interval, perturbed
-from lewm_core.bench.planner_success import drive, parse_budget, problems
+from lewm_core.bench.planner_success import (
+    REFERENCE, budgets, drive, parse_budget, problems)
 from lewm_core.checkpoint import Checkpoint, save_checkpoint
 from lewm_core.config import ModelConfig, PlannerConfig
 from lewm_core.jobs import BenchPlannerJob
@@ -116,7 +117,7 @@ def test_tokens_of_a_frame_know_nothing_of_later_frames():
 
 def test_the_bench_writes_every_row_with_its_keys_and_needs_no_reference(tmp_path, capsys):
     output = tmp_path / 'planner.json'
-    assert run_planner(job(output=output, rounds=1, threads=1), []) == 0
+    assert run_planner(job(output=output, tables=('speed',), rounds=1, threads=1), []) == 0
     result = json.loads(output.read_text())
     assert [row['dtype'] for row in result['rows']] == ['float32', 'bf16']
     for row in result['rows']:
@@ -137,6 +138,24 @@ def test_the_table_of_success_compares_the_small_budget_with_the_full_one(model,
     assert result['summary']['small_budget'] == 'cem:8x2'
     assert result['summary']['full_budget'] == 'cem:50x2'
     assert result['summary']['small_budget_fraction'] == pytest.approx(16 / 9000)
+
+
+def test_what_is_compared_unless_asked_begins_with_a_hundredth_of_the_reference(model):
+    for proposal in (False, True):
+        first, *_, last = (parse_budget(text, SEARCH, 0) for text in budgets(proposal))
+        assert first.samples * first.iterations * 100 <= REFERENCE
+        assert first.proposal == proposal
+        assert last.samples * last.iterations == REFERENCE
+
+
+def test_a_plan_is_timed_as_the_checkpoint_plans(model, tmp_path):
+    """It was timed with `planner=reference`, the default of the table of speed beside it."""
+    path = tmp_path / 'model.safetensors'
+    save_checkpoint(path, Checkpoint(model, model.spec, planner=SEARCH))
+    rows, summary = small(job(tables=('small',), checkpoint=path))
+    assert {(row['samples'], row['iterations']) for row in rows} == {
+        (SEARCH.samples, SEARCH.iterations)}
+    assert summary['demo_plan_ms_p95'] == rows[0]['plan_ms_p95']
 
 
 def test_a_proposal_that_the_checkpoint_lacks_is_refused(model, tmp_path):
