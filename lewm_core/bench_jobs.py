@@ -114,3 +114,16 @@ class BenchNodeJob:
     seed: int = option('of the tasks', 0, 0, 2**31 - 1)
     output: Path = option('the JSON file to write', Path('runs/bench/node.json'))
     planner: PlannerConfig = group(PlannerConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchAngleJob(TrainingGroups):
+    """What pictures and latents of the push world hold of its block's angle."""
+
+    output: Path = option('the JSON file; the training lies in the folder of its name, the '
+                          'drives beside it', Path('runs/bench/angle/tiny.json'))
+    overwrite: bool = option('train again what is there', False)
+    frames: int = option('frames to drive, a tenth of them for the test', 20_000, 1000, 10**8)
+    seed: int = option('of the drives, the supervised network and the probes', 0, 0, 2**31 - 1)
+    ceiling_steps: int = option('steps of the supervised network; 0: none', 0, 0, 10**7)
+    probe_steps: int = option('training steps of the MLP probe, at most', 3000, 1, 10**7)

@@ -38,6 +38,7 @@ _RUNNERS: dict[str, str] = {
     'bench_planner': 'lewm_core.bench.planner:run_planner',
     'bench_proposal': 'lewm_core.bench.proposal:run',
     'bench_node': 'lewm_ros.bench_node:main',
+    'bench_angle': 'lewm_core.bench.angle:run',
 }
 
 

@@ -113,10 +113,12 @@ class TrainConfig:
                         'statistics are kept')
     loss: str = _option('lewm', "what is minimised: LeWM's, or PLDM's as a baseline",
                         among=('lewm', 'pldm'))
-    pldm_variance: float = _option(25.0, 'with loss=pldm: weight of the variance term', 0.0, 1e6)
-    pldm_covariance: float = _option(1.0, 'with loss=pldm: of the covariance term', 0.0, 1e6)
-    pldm_similarity: float = _option(0.1, 'with loss=pldm: of the temporal similarity', 0.0, 1e6)
-    pldm_inverse: float = _option(1.0, 'with loss=pldm: of the inverse dynamics', 0.0, 1e6)
+    pldm_variance: float = _option(4.0, 'with loss=pldm: weight of the variance term', 0.0, 1e6)
+    pldm_covariance: float = _option(6.9, 'with loss=pldm: of the covariance term', 0.0, 1e6)
+    pldm_time_variance: float = _option(0.25, 'with loss=pldm: of the variance over time', 0.0,
+                                        1e6)
+    pldm_similarity: float = _option(0.74, 'with loss=pldm: of the temporal similarity', 0.0, 1e6)
+    pldm_inverse: float = _option(1.1, 'with loss=pldm: of the inverse dynamics', 0.0, 1e6)
     proposal_steps: int = _option(0, 'optimiser steps of the proposal, after the model; 0: none',
                                   0, 10**7)
     distance_steps: int = _option(0, 'optimiser steps of the distance in time, after the model; '

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lewm_core.bench_jobs import (BenchConvertJob, BenchLoaderJob, BenchNodeJob,
+from lewm_core.bench_jobs import (BenchAngleJob, BenchConvertJob, BenchLoaderJob, BenchNodeJob,
                                   BenchObjectivesJob, BenchPlannerJob, BenchProposalJob,
                                   BenchTrainJob)
 from lewm_core.config import DataConfig
@@ -182,4 +182,5 @@ JOBS: dict[str, type] = {
     'bench_planner': BenchPlannerJob,
     'bench_proposal': BenchProposalJob,
     'bench_node': BenchNodeJob,
+    'bench_angle': BenchAngleJob,
 }

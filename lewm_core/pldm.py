@@ -1,7 +1,9 @@
 """The baseline: PLDM's objective on the same encoder and predictor (arXiv 2502.14819).
 
 L = L_sim + α L_var + β L_cov + δ L_time-sim + ω L_IDM: five terms and four weights where LeWM has
-two and one. Variance and covariance are VICReg's (arXiv 2105.04906).
+two and one. Variance and covariance are VICReg's (arXiv 2105.04906). The authors' code has a sixth,
+the variance over a window's time, and divides the covariance by the number of its off-diagonal
+entries; so do we, and the default weights are theirs for their world of two rooms.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ class PLDM(nn.Module):
     def __init__(self, model: WorldModel, config: TrainConfig) -> None:
         super().__init__()
         self.weights = {'variance': config.pldm_variance, 'covariance': config.pldm_covariance,
+                        'time_variance': config.pldm_time_variance,
                         'similarity': config.pldm_similarity, 'inverse': config.pldm_inverse}
         shape, hidden = model.config, model.config.projector_hidden
         actions = shape.frameskip * model.spec.action_dim
@@ -39,7 +42,7 @@ class PLDM(nn.Module):
         prediction = functional.mse_loss(predicted, latents[:, 1:])
         pairs = torch.cat([latents[:, :-1], latents[:, 1:]], dim=-1)
         wanted = ((actions - model.action_mean) / model.action_std).flatten(-2)
-        terms = {**variance_covariance(latents),
+        terms = {**variance_covariance(latents), 'time_variance': time_variance(latents),
                  'similarity': functional.mse_loss(latents[:, 1:], latents[:, :-1]),
                  'inverse': functional.mse_loss(at_least_float32(self.inverse(pairs)), wanted)}
         total = prediction + sum(self.weights[name] * term for name, term in terms.items())
@@ -54,7 +57,7 @@ def variance_covariance(latents: Tensor) -> dict[str, Tensor]:
     """VICReg's two terms for latents (B, T, D), each a mean over the T frames; both at least 0.
 
     `variance`: how far each dimension's standard deviation falls short of 1. `covariance`: the
-    squares off the covariance's diagonal, summed, over D. Moments are over the windows of all
+    mean of the squares off the covariance's diagonal. Moments are over the windows of all
     processes.
     """
     with torch.autocast(latents.device.type, enabled=False):
@@ -64,6 +67,23 @@ def variance_covariance(latents: Tensor) -> dict[str, Tensor]:
         product = distributed.mean(centred.transpose(1, 2) @ centred / rows.shape[1])
         covariance = product * (count / (count - 1))                         # (T, D, D)
         diagonal = covariance.diagonal(dim1=1, dim2=2)
-        short = functional.relu(_TARGET_STD - (diagonal + _EPSILON).sqrt()).mean()
         off = covariance.square().sum(dim=(1, 2)) - diagonal.square().sum(dim=1)
-        return {'variance': short, 'covariance': off.mean() / rows.shape[-1]}
+        dimensions = rows.shape[-1]
+        return {'variance': _short(diagonal),
+                'covariance': off.mean() / max(dimensions * (dimensions - 1), 1)}
+
+
+def time_variance(latents: Tensor) -> Tensor:
+    """How far each dimension's standard deviation over a window's time falls short of 1: a scalar.
+
+    Over the T frames of each window of `latents` (B, T, D) but the first, as the authors have it;
+    0 where fewer than two are left.
+    """
+    if latents.shape[1] < 3:
+        return latents.new_zeros(())
+    with torch.autocast(latents.device.type, enabled=False):
+        return _short(at_least_float32(latents)[:, 1:].var(dim=1))
+
+
+def _short(variance: Tensor) -> Tensor:
+    return functional.relu(_TARGET_STD - (variance + _EPSILON).sqrt()).mean()

@@ -20,7 +20,7 @@ NEEDED |= {'import': ['weights=w', 'config=c', 'dataset=d.h5', 'output=o'],
 NEEDED |= {job: ['dataset=d.h5'] for job in ('tune_lambda', 'bench_objectives')}
 NEEDED |= {'bench_node': ['checkpoint=c']}
 NEEDED |= {'merge': ['datasets=a,b', 'output=o.h5'], 'bench_convert': []}
-NEEDED |= {'bench_planner': []}
+NEEDED |= {'bench_planner': [], 'bench_angle': []}
 NEEDED |= {'bench_proposal': ['checkpoint=c', 'dataset=d.h5']}
 NEEDED |= {'bench_train': [], 'bench_loader': [], 'repack': ['dataset=d.h5', 'output=o']}
 

@@ -207,7 +207,7 @@ def test_the_run_folder_says_what_it_was_made_with(recording, toy_model, tmp_pat
 def test_pldms_terms_are_their_formulas(small_model):
     model = small_model.eval()
     config = TrainConfig(loss='pldm', pldm_variance=2, pldm_covariance=3, pldm_similarity=5,
-                         pldm_inverse=7)
+                         pldm_inverse=7, pldm_time_variance=11)
     objective = PLDM(model, config)
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (9, 4, 16, 16, 3), generator=generator, dtype=torch.uint8)
@@ -215,10 +215,11 @@ def test_pldms_terms_are_their_formulas(small_model):
     losses = objective(model, pixels, actions)
     z = losses.latents
     covariance = [torch.cov(z[:, t].T) for t in range(4)]
-    off = [(c - torch.diag(c.diag())).square().sum() / 8 for c in covariance]
+    off = [(c - torch.diag(c.diag())).square().sum() / 56 for c in covariance]
     std = torch.stack([(c.diag() + 1e-4).sqrt() for c in covariance])
     pairs = torch.cat([z[:, :-1], z[:, 1:]], -1)
     expected = {'variance': (1 - std).clamp(min=0).mean(), 'covariance': torch.stack(off).mean(),
+                'time_variance': (1 - (z[:, 1:].var(1) + 1e-4).sqrt()).clamp(min=0).mean(),
                 'similarity': (z[:, 1:] - z[:, :-1]).square().mean(),
                 'inverse': (objective.inverse(pairs) - actions.flatten(-2)).square().mean()}
     for name, value in expected.items():
@@ -226,7 +227,7 @@ def test_pldms_terms_are_their_formulas(small_model):
     plain = prediction_losses(model, pixels, actions, torch.Generator().manual_seed(0))
     assert torch.isclose(losses.prediction, plain.prediction)
     total = plain.prediction + sum(w * expected[n] for n, w in zip(
-        ('variance', 'covariance', 'similarity', 'inverse'), (2, 3, 5, 7)))
+        ('variance', 'covariance', 'similarity', 'inverse', 'time_variance'), (2, 3, 5, 7, 11)))
     assert torch.isclose(losses.total, total, rtol=1e-4)
 
 

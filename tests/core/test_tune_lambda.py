@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from lewm_core.bench.objectives import auroc, weighted
+from lewm_core.bench.objectives import FACTORS, auroc, tuned, weighted
 from lewm_core.cli import main
 from lewm_core.config import ModelConfig, TrainConfig
 from lewm_core.data import DatasetWriter
@@ -93,12 +93,20 @@ def test_both_objectives_stand_in_one_table_and_nothing_is_trained_twice(
     assert main(words) == 0
     table = json.loads((tmp_path / 'o.json').read_text())['objectives']
     for name in ('lewm', 'pldm'):
-        assert len(table[name]['tuning']) == 3
+        assert len(table[name]['tuning']) == 5
         assert {'probe_r2_min', 'std_min', 'effective_rank', 'goals_reached',
                 'teleport_auroc'} <= set(table[name]['mean'])
     monkeypatch.setattr('lewm_core.bench.objectives.train', None)
     assert main(words) == 0
     assert 'lewm (weights x' in capsys.readouterr().out
+
+
+def test_tuning_goes_on_while_the_best_is_at_an_end():
+    """With three factors the best of LeWM's was the smallest, and nobody knew what lay beyond."""
+    best, skills = tuned(lambda factor: -abs(np.log(factor * 25)))
+    assert best == pytest.approx(1 / 27) and min(skills) == pytest.approx(1 / 81)
+    assert tuned(lambda factor: -abs(np.log(factor)))[1].keys() == set(FACTORS)
+    assert tuned(lambda factor: None if factor < 1 else factor)[0] == pytest.approx(81)
 
 
 def test_both_get_the_same_factors():

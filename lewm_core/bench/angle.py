@@ -1,0 +1,178 @@
+"""`lewm bench angle`: what of the pushed block's angle pictures hold, and what latents do."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from lewm_core.bench.common import write_result
+from lewm_core.checkpoint import load_checkpoint
+from lewm_core.config import ModelConfig
+from lewm_core.data import Dataset
+from lewm_core.dataset_writer import DatasetWriter
+from lewm_core.encoders import build_encoder
+from lewm_core.envs import make_world
+from lewm_core.evaluate import encode_rows
+from lewm_core.evaluation.mlp import MlpProbe
+from lewm_core.evaluation.probes import fit_linear, targets
+from lewm_core.jobs import BenchAngleJob
+from lewm_core.paths import load_robot
+from lewm_core.probes import r_squared
+from lewm_core.robot import RobotSpec, StateField
+from lewm_core.train import train
+
+log = logging.getLogger(__name__)
+
+_EPISODE, _ANGLE = 100, 'block_angle'
+# A quarter of a turn later a square looks as before: its picture says the angle no closer.
+_FOLD = 4
+_SPLITS = ('train', 'validation', 'test')
+_BATCH, _RATE = 64, 1e-3
+
+
+def run(job: BenchAngleJob, overrides: list[str]) -> int:
+    """The exit code: 0; writes `output`. Drives and trainings that are finished are kept.
+
+    Drives of the push world's explorer are recorded with the block's angle; a convolutional
+    network is fitted to pictures with the true state (the ceiling), a world model is trained, and
+    ridge and MLP probes read the state out of its latents. Fitted on train, stopped by
+    validation, R² on test episodes.
+    """
+    folder = job.output.with_suffix('')
+    dataset = _drives(job, folder.parent / f'push_{job.model.image_size}_{job.frames}'
+                      f'_seed{job.seed}.h5').with_split(job.data)
+    rows = {split: dataset.rows(split) for split in _SPLITS}
+    columns = {split: table(dataset, rows[split]) for split in _SPLITS}
+    names, tables = list(columns['train']), {s: np.stack(list(c.values()), 1)
+                                             for s, c in columns.items()}
+    said: dict[str, np.ndarray] = {}
+    if job.ceiling_steps:
+        said['pictures'] = supervised(job, dataset, rows, tables)
+    metrics: dict[str, Any] = {}
+    if job.train.steps:
+        model, metrics = _trained(job, dataset, folder)
+        latents = {split: encode_rows(model, dataset, rows[split]) for split in _SPLITS}
+        pairs = [v for split in _SPLITS[:2] for v in (latents[split], tables[split])]
+        said['linear'] = fit_linear(*pairs)[0](latents['test'])
+        said['mlp'] = MlpProbe.fit(*pairs, job.probe_steps, job.seed)(latents['test'])
+    found = {kind: {name: r_squared(tables['test'][:, i], values[:, i])
+                    for i, name in enumerate(names)} for kind, values in said.items()}
+    for kind, figures in found.items():
+        print(f'{kind:9}', '  '.join(f'{k} {v:.3f}' for k, v in figures.items()), flush=True)
+    write_result(job.output, {'r2': found, 'settings': overrides, 'metrics': metrics,
+                              'frames': {k: len(v) for k, v in rows.items()}})
+    print(job.output)
+    return 0
+
+
+def table(dataset: Dataset, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """The columns to read out at `rows`: places, and sine and cosine of the angle and its fourfold.
+
+    Of a square the picture tells no more than the angle modulo a quarter turn, which is the
+    fourfold's sine and cosine; those of the angle itself are there to show it.
+    """
+    states = {name: values[rows] for name, values in dataset.states.items()}
+    folded = f'{_FOLD} {_ANGLE}'
+    return targets({**states, folded: _FOLD * states[_ANGLE]}, {_ANGLE, folded})
+
+
+def supervised(job: BenchAngleJob, dataset: Dataset, rows: dict[str, np.ndarray],
+               tables: dict[str, np.ndarray]) -> np.ndarray:
+    """The columns (N, M) of the test rows, as a network tells them that was shown the true ones.
+
+    The model's own encoder and a linear layer, `ceiling_steps` steps: what such an encoder could
+    have seen. The weights with the lowest validation error are used.
+    """
+    mean, scale = tables['train'].mean(0), tables['train'].std(0)
+    torch.manual_seed(job.seed)
+    encoder = build_encoder(job.model)
+    net = nn.Sequential(encoder, nn.Linear(encoder.out_features, len(mean)))
+    optimiser = torch.optim.AdamW(net.parameters(), lr=_RATE, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE,
+                                                   total_steps=job.ceiling_steps)
+    rng, best, least = np.random.default_rng(job.seed), None, np.inf
+    wanted = {s: torch.from_numpy(((t - mean) / scale).astype(np.float32))
+              for s, t in tables.items()}
+    for step in range(1, job.ceiling_steps + 1):
+        at = rng.integers(0, len(rows['train']), _BATCH)
+        loss = functional.mse_loss(net(_pictures(dataset, rows['train'][at])),
+                                   wanted['train'][at])
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        if step % max(1, job.ceiling_steps // 8) and step < job.ceiling_steps:
+            continue
+        said = _read(net, dataset, rows['validation'])
+        error = float(functional.mse_loss(said, wanted['validation']))
+        log.info('pictures: step %d of %d, validation error %.4f', step, job.ceiling_steps, error)
+        if error < least:
+            best, least = _read(net, dataset, rows['test']).numpy(), error
+    return best * scale + mean
+
+
+@torch.no_grad()
+def _read(net: nn.Module, dataset: Dataset, rows: np.ndarray) -> torch.Tensor:
+    net.eval()
+    said = torch.cat([net(_pictures(dataset, rows[i:i + 256])) for i in range(0, len(rows), 256)])
+    net.train()
+    return said
+
+
+def _pictures(dataset: Dataset, rows: np.ndarray) -> torch.Tensor:
+    """The frames (N, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(dataset.frames(rows)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _trained(job: BenchAngleJob, dataset: Dataset, folder: Path) -> tuple[Any, dict[str, Any]]:
+    """The world model after its last step, and what its training noted.
+
+    Not the one of the greatest skill: the question is what it comes to hold, step by step.
+    """
+    path = train(dataset, job.model, job.data, job.train, folder, planner=job.planner,
+                 surprise=job.surprise, overwrite=job.overwrite)
+    kept = load_checkpoint(path).metrics
+    return load_checkpoint(path.with_name('last.safetensors')).model, {
+        key: kept.get(key) for key in ('step', 'seconds', 'kept_step', 'kept_skill')} | {
+        key: kept['evaluation']['latent'][key] for key in ('std_min', 'effective_rank')}
+
+
+def _drives(job: BenchAngleJob, path: Path) -> Dataset:
+    """Drives of the world's explorer, `job.frames` frames, the angle beside the other states."""
+    if path.exists():
+        return Dataset.open(path)
+    begun, spec = time.perf_counter(), _spec(job.model)
+    world, rng = make_world(spec.name, job.model.image_size), np.random.default_rng(job.seed)
+    with DatasetWriter(path, spec, job.data) as writer:
+        for episode in range(job.frames // _EPISODE):
+            world.reset(seed=int(rng.integers(2**31)))
+            explore, pixels, actions, states = world.explorer(rng), [], [], []
+            for _ in range(_EPISODE):
+                pixels.append(world.render())
+                states.append(world.state())
+                actions.append(explore(states[-1]))
+                world.advance(actions[-1])
+            stamps = (np.arange(_EPISODE) + episode * 10 * _EPISODE) * round(1e9 * spec.tick_s)
+            writer.add_episode(np.stack(pixels), np.array(actions, np.float32), stamps, {
+                name: np.array([s[name] for s in states]) for name in spec.state_names})
+    log.info('%s: %d frames in %.0f s', path, job.frames, time.perf_counter() - begun)
+    return Dataset.open(path)
+
+
+def _spec(model: ModelConfig) -> RobotSpec:
+    """The robot `push` with a camera of the model's size, and the angle among its states."""
+    spec, size = load_robot('push'), model.image_size
+    camera = dataclasses.replace(spec.camera, width=size, height=size, source_width=size,
+                                 source_height=size)
+    *states, block = spec.state
+    turned = dataclasses.replace(block, fields=(*block.fields, StateField(
+        'pose.orientation.z', _ANGLE, 'rad')))
+    return dataclasses.replace(spec, cameras=(camera,), state=(*states, turned))
