@@ -1,9 +1,9 @@
 """The baseline: PLDM's objective on the same encoder and predictor (arXiv 2502.14819).
 
 L = L_sim + α L_var + β L_cov + δ L_time-sim + ω L_IDM: five terms and four weights where LeWM has
-two and one. Variance and covariance are VICReg's (arXiv 2105.04906). The authors' code has a sixth,
-the variance over a window's time, and divides the covariance by the number of its off-diagonal
-entries; so do we, and the default weights are theirs for their world of two rooms.
+two and one. Variance and covariance are VICReg's (arXiv 2105.04906). The authors' code has a
+sixth, the variance over a window's time, and divides the covariance by the number of its
+off-diagonal entries; so do we, and the default weights are theirs for their world of two rooms.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from lewm_core.bench.common import write_result
-from lewm_core.checkpoint import load_checkpoint
+from lewm_core.checkpoint import load_checkpoint, read_metadata
 from lewm_core.config import ModelConfig
 from lewm_core.data import Dataset
 from lewm_core.dataset_writer import DatasetWriter
@@ -56,13 +56,11 @@ def run(job: BenchAngleJob, overrides: list[str]) -> int:
     said: dict[str, np.ndarray] = {}
     if job.ceiling_steps:
         said['pictures'] = supervised(job, dataset, rows, tables)
-    metrics: dict[str, Any] = {}
-    if job.train.steps:
-        model, metrics = _trained(job, dataset, folder)
-        latents = {split: encode_rows(model, dataset, rows[split]) for split in _SPLITS}
-        pairs = [v for split in _SPLITS[:2] for v in (latents[split], tables[split])]
-        said['linear'] = fit_linear(*pairs)[0](latents['test'])
-        said['mlp'] = MlpProbe.fit(*pairs, job.probe_steps, job.seed)(latents['test'])
+    model, metrics = _trained(job, dataset, folder)
+    latents = {split: encode_rows(model, dataset, rows[split]) for split in _SPLITS}
+    pairs = [v for split in _SPLITS[:2] for v in (latents[split], tables[split])]
+    said['linear'] = fit_linear(*pairs)[0](latents['test'])
+    said['mlp'] = MlpProbe.fit(*pairs, job.probe_steps, job.seed)(latents['test'])
     found = {kind: {name: r_squared(tables['test'][:, i], values[:, i])
                     for i, name in enumerate(names)} for kind, values in said.items()}
     for kind, figures in found.items():
@@ -74,7 +72,7 @@ def run(job: BenchAngleJob, overrides: list[str]) -> int:
 
 
 def table(dataset: Dataset, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """The columns to read out at `rows`: places, and sine and cosine of the angle and its fourfold.
+    """The columns to read out at `rows`: places, sine and cosine of the angle and its fourfold.
 
     Of a square the picture tells no more than the angle modulo a quarter turn, which is the
     fourfold's sine and cosine; those of the angle itself are there to show it.
@@ -137,8 +135,10 @@ def _trained(job: BenchAngleJob, dataset: Dataset, folder: Path) -> tuple[Any, d
 
     Not the one of the greatest skill: the question is what it comes to hold, step by step.
     """
-    path = train(dataset, job.model, job.data, job.train, folder, planner=job.planner,
-                 surprise=job.surprise, overwrite=job.overwrite)
+    path = folder / 'model.safetensors'
+    if job.overwrite or not (path.exists() and read_metadata(path)['metrics']['finished']):
+        train(dataset, job.model, job.data, job.train, folder, planner=job.planner,
+              surprise=job.surprise, overwrite=job.overwrite)
     kept = load_checkpoint(path).metrics
     return load_checkpoint(path.with_name('last.safetensors')).model, {
         key: kept.get(key) for key in ('step', 'seconds', 'kept_step', 'kept_skill')} | {

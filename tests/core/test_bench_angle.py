@@ -1,0 +1,50 @@
+"""`lewm bench angle`: what is read out; a square's angle is asked for as it can be seen."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lewm_core.bench.angle import table
+from lewm_core.cli import main
+from lewm_core.data import Dataset
+
+
+@pytest.fixture(scope='module')
+def bench(tmp_path_factory):
+    """The folder of one finished run, and its arguments."""
+    folder = tmp_path_factory.mktemp('angle')
+    words = ['bench', 'angle', f'output={folder / "toy.json"}', 'frames=1000', 'ceiling_steps=3',
+             'probe_steps=20', 'train.steps=2', 'train.batch_size=8', 'train.tensorboard=false',
+             'train.device=cpu', 'train.precision=float32', 'model.sigreg_projections=16',
+             'model.conv_channels=[4,4,4,8]', 'model.projector_hidden=16']
+    assert main(words) == 0
+    return folder, words
+
+
+def test_pictures_and_latents_are_asked_for_the_same_columns(bench):
+    found = json.loads((bench[0] / 'toy.json').read_text())
+    assert set(found['r2']) == {'pictures', 'linear', 'mlp'}
+    for figures in found['r2'].values():
+        assert {'block_x', 'sin block_angle', 'cos 4 block_angle'} <= set(figures)
+    assert found['metrics']['step'] == 2
+
+
+def test_a_quarter_turn_changes_the_angle_and_not_its_fourfold(bench):
+    drives = Dataset.open(bench[0] / 'push_64_1000_seed0.h5')
+    turned = Dataset.open(drives.path)
+    turned.states['block_angle'] = drives.states['block_angle'] + np.pi / 2
+    rows = np.arange(50)
+    here, there = table(drives, rows), table(turned, rows)
+    assert np.allclose(here['sin 4 block_angle'], there['sin 4 block_angle'])
+    assert np.allclose(here['sin block_angle'], -there['cos block_angle'])
+    assert here['cos 4 block_angle'].std() > 0.1
+
+
+def test_drives_and_trainings_are_not_made_twice(bench, monkeypatch, capsys):
+    for name in ('make_world', 'train'):
+        monkeypatch.setattr(f'lewm_core.bench.angle.{name}', None)
+    before = json.loads((bench[0] / 'toy.json').read_text())['r2']
+    assert main(bench[1]) == 0
+    assert json.loads((bench[0] / 'toy.json').read_text())['r2'] == before
+    assert 'linear    x ' in capsys.readouterr().out
