@@ -146,7 +146,10 @@ def _decode_compressed(msg: Any, scale: int = 1) -> np.ndarray:
                         f'{data[:4].hex()!r}, which is neither JPEG nor PNG; publish it as one '
                         'of these or raw')
     flags = _FLAGS[scale] | cv2.IMREAD_IGNORE_ORIENTATION
-    bgr = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags) if whole else None
+    try:
+        bgr = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags) if whole else None
+    except cv2.error:  # a damaged header may ask for more pixels than OpenCV allows
+        bgr = None
     if bgr is None:
         raise UserError(f'compressed image (format {msg.format!r}, {len(data)} bytes) is cut off '
                         'or damaged; record it again')

@@ -76,7 +76,7 @@ class Driver:
         self._phase = 0  # ticks since the block began
         self._open: int | None = None  # stamp of the frame that waits for its plan
         self._requested_s = 0.0
-        self._busy = False
+        self._busy = self._late = False  # a plan is being made; it is late
         self._elapsed = 0  # ticks answered since the frame that is being planned for
         self._serial = 0  # plans of an earlier goal or episode are dropped
         self._goals = 0
@@ -103,16 +103,15 @@ class Driver:
             self.count['blocks'] += 1
             self._begin(stamp_ns, pixels)
             return
-        if self._phase == 0 and self._ahead:
-            self._blame(Fault.LATE)
-        # Still planning for the block before: this frame can't begin one.
+        if self._phase == 0:  # still planning for the block before: this frame can't begin one
+            self._blame_late()
         self._answer(stamp_ns, counts=self._phase != 0)
 
     def late(self) -> None:
         """Nothing; the frame that waits is answered without its plan."""
         if self._open is None:
             return
-        self._blame(Fault.LATE)
+        self._blame_late()
         stamp_ns, self._open = self._open, None
         self._answer(stamp_ns)
 
@@ -209,13 +208,15 @@ class Driver:
         """Nothing; the worker pays the debts and plans, for so many unanswered ticks ahead."""
         serial = self._serial
 
-        def job() -> Plan:
+        def job() -> Plan | None:
+            if serial != self._serial:
+                return None  # nobody waits for it any more, others may wait behind it
             for debt in debts:
                 debt()
             return make()
 
         self._requested_s = time.monotonic()
-        self._busy, self._elapsed = True, -ticks_ahead
+        self._busy, self._elapsed, self._late = True, -ticks_ahead, False
         self._submit(job, lambda plan, error: self._planned(serial, plan, error))
 
     def _planned(self, serial: int, plan: Plan | None, error: Exception | None) -> None:
@@ -242,8 +243,8 @@ class Driver:
             self._on_plan(plan)
 
     def _take(self, plan: Plan) -> None:
-        if self._elapsed < 0:
-            self._next = plan
+        if self._open is None and self._elapsed <= 0:
+            self._next = plan  # its block begins with the next frame, or later
             return
         self._plan, self._at = plan, self._elapsed
         if self._open is not None:
@@ -280,6 +281,11 @@ class Driver:
         else:
             self._debts = [self._agent.reset]
         self._emit(stamp_ns, values)
+
+    def _blame_late(self) -> None:
+        """Nothing; a plan is late, however many frames it keeps waiting."""
+        self.count['late'] += not self._late
+        self._late, self.fault, self.detail = True, Fault.LATE, ''
 
     def _blame(self, fault: Fault, detail: str = '') -> None:
         self.fault, self.detail = fault, detail

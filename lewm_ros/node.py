@@ -7,7 +7,6 @@ swallows exceptions; both are mended here, once.
 from __future__ import annotations
 
 import gc
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.logging import get_logger
 from rclpy.node import Node
@@ -28,6 +28,7 @@ from rclpy.utilities import remove_ros_args
 
 from lewm_core.types import UserError
 from lewm_ros.params import declare_one, warn_unknown
+from lewm_ros.signals import Signals
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 SPIN_S = 0.1  # the longest a signal waits for the loop to notice it
@@ -45,7 +46,7 @@ class Runnable:
         """Nothing; called once from the executor's thread before the first spin."""
 
     def on_signal(self, number: int) -> None:
-        """Nothing; called from the spin loop after SIGINT or SIGTERM. By default: the end."""
+        """Nothing; called from the spin loop after one of `Signals`. By default: the end."""
         self.finish(0)
 
     def stop(self) -> None:
@@ -163,6 +164,21 @@ class ManagedNode(Runnable, LifecycleNode):
         if self._state_machine.current_state[1] in ('unconfigured', 'inactive', 'active'):
             self.trigger_shutdown()
 
+    def _LifecycleNodeMixin__on_change_state(self, request: Any, response: Any) -> Any:
+        """The answer of ~/change_state; a transition that the state doesn't have is refused.
+
+        rclpy lets that raise into the executor, which would end a robot's drive because somebody
+        activated it twice. The method is private to rclpy; a test says when it has moved.
+        """
+        try:
+            return super()._LifecycleNodeMixin__on_change_state(request, response)
+        except rclpy_implementation.RCLError:
+            asked = request.transition
+            self.get_logger().warning(f'transition {asked.label or asked.id} is refused: the node '
+                                      f'is {self._state_machine.current_state[1]}')
+            response.success = False
+            return response
+
     def publish_diagnostics(self) -> None:
         """Nothing; publishes `diagnose` on /diagnostics now."""
         level, sentence, values = self.diagnose()
@@ -211,40 +227,15 @@ def flush(publisher: Publisher, timeout_s: float = 0.5) -> None:
     publisher.wait_for_all_acked(Duration(nanoseconds=round(timeout_s * 1e9)))
 
 
-class _Signals:
-    """SIGINT and SIGTERM as a flag, for as long as the context manager is entered."""
-
-    def __init__(self) -> None:
-        self.pending: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Signals:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _: Any) -> None:
-        self.pending = number
-
-    def take(self) -> int | None:
-        """The signal that has come since the last call, or None."""
-        number, self.pending = self.pending, None
-        return number
-
-
 def run_node(make: Callable[[], Any], args: Sequence[str] | None = None) -> int:
     """The exit code of a node after it has run to its end: 0, 1 on an error, or its own.
 
     `make` takes nothing and returns a node with the methods of `Runnable`; `args` are the words
-    of the command line (default: sys.argv). SIGINT and SIGTERM reach the node as `on_signal`
-    while its publishers still work. A UserError is logged as one sentence.
+    of the command line (default: sys.argv). Signals (`lewm_ros.signals`) reach the node as
+    `on_signal` while its publishers still work. A UserError is logged as one sentence.
     """
     name = getattr(make, '__name__', 'lewm_ros')
-    with _Signals() as signals:
+    with Signals() as signals:
         try:
             rclpy.init(args=None if args is None else [sys.argv[0], *args],
                        signal_handler_options=SignalHandlerOptions.NO)
@@ -263,7 +254,7 @@ def run_node(make: Callable[[], Any], args: Sequence[str] | None = None) -> int:
     return 1
 
 
-def _run(make: Callable[[], Any], signals: _Signals) -> int:
+def _run(make: Callable[[], Any], signals: Signals) -> int:
     node = make()
     executor = SingleThreadedExecutor()
     executor.add_node(node)

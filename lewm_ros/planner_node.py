@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,14 +14,16 @@ from std_srvs.srv import Trigger
 from lewm_core.config import PlannerConfig
 from lewm_core.images import prepare
 from lewm_core.types import UserError
+from lewm_ros.camera_watch import CameraWatch, mixed
 from lewm_ros.drive import Driver, Fault
+from lewm_ros.drive_figures import figures
 from lewm_ros.fields import make_command, stamp_ns
 from lewm_ros.goals import GoalTopic, read_goal
 from lewm_ros.node import ERROR, OK, WARN, ManagedNode, flush, run_node
 from lewm_ros.node_params import PlannerParams
 from lewm_ros.params import Explicit, declare, read
 from lewm_ros.plan_topics import PlanTopics
-from lewm_ros.schedule import plans_ahead
+from lewm_ros.schedule import patience, plans_ahead
 from lewm_ros.serving import (LATCHED, RELIABLE, camera_qos, check_types, load, picture,
                               serving_spec)
 from lewm_ros.steps import Choice, FrameSelector, LiveClock
@@ -60,8 +60,8 @@ class PlannerNode(ManagedNode):
         self._warm_s = agent.warm_up()
         self._ahead, warning = plans_ahead(params.plan_when, self._warm_s, self._deadline_s,
                                            agent.frameskip * self._spec.tick_s)
-        if warning:
-            self.get_logger().warning(warning)
+        for each in filter(None, (warning, patience(self._deadline_s, self._spec.max_age_s))):
+            self.get_logger().warning(each)
         self._listen()
         if goal is not None:
             header = Header(stamp=self.get_clock().now().to_msg(), frame_id=params.goal)
@@ -81,7 +81,7 @@ class PlannerNode(ManagedNode):
         self._clock_of = LiveClock(has_header=True)
         self._started_ns: int | None = None
         self._newest: Any = None
-        self._received_s = time.monotonic()
+        self._watch = CameraWatch(spec.camera.topic, spec.max_age_s)
         topic = '~/command_preview' if params.dry_run else spec.action.topic
         self._commands = self._own(self.create_publisher, self._action_class, topic, RELIABLE)
         self._accepted = self._own(self.create_publisher, Header, '~/goal_accepted', LATCHED)
@@ -89,8 +89,9 @@ class PlannerNode(ManagedNode):
         self._driver = Driver(self._agent, self._submit, self._publish, self._plans.show,
                               self._ahead)
         self._goals = GoalTopic(self, 'goal_image', self._on_goal)
-        self._own(self.create_subscription, self._camera_class, spec.camera.topic,
-                  self._on_image, camera_qos(params.reliable_camera, params.queue_depth))
+        self._camera = self._own(
+            self.create_subscription, self._camera_class, spec.camera.topic, self._on_image,
+            camera_qos(params.reliable_camera, params.queue_depth))
         if spec.episode_topic is not None:
             self._own(self.create_subscription, Header, spec.episode_topic, self._on_marker,
                       RELIABLE)
@@ -102,7 +103,7 @@ class PlannerNode(ManagedNode):
 
     def activate(self) -> None:
         """Nothing; drives if there is a goal, else sends the safe action once."""
-        self._received_s = time.monotonic()
+        self._watch.begin()
         self._selector.restart()
         self._driver.restart()
         if not self._driver.has_goal:
@@ -137,8 +138,8 @@ class PlannerNode(ManagedNode):
 
     # Frames to commands
     def _on_image(self, message: Any, info: Any) -> None:
-        self._received_s = time.monotonic()
         stamp = self._clock_of.stamp('camera', stamp_ns(message), info['source_timestamp'])
+        self._watch.heard(stamp)
         if stamp is None:
             return
         choice = self._selector.offer(stamp)
@@ -178,10 +179,8 @@ class PlannerNode(ManagedNode):
         """A camera that has gone: steady clock from receipt, for a paused /clock stops others."""
         if not self.active or not self._driver.has_goal or self._driver.waiting:
             return
-        age = time.monotonic() - self._received_s
-        if age > self._spec.max_age_s:
-            self._driver.stale(self._now_ns(), f'no image on {self._spec.camera.topic!r} for '
-                               f'{age:.1f} s, at most {self._spec.max_age_s:g} s is allowed')
+        if self._watch.stale:
+            self._driver.stale(self._now_ns(), self._watch.sentence())
             self._say_fault()
 
     def _on_marker(self, message: Header, info: Any) -> None:
@@ -199,21 +198,23 @@ class PlannerNode(ManagedNode):
             self.get_logger().error(f'goal refused, the former one stays: {error}')
 
     def _take_goal(self, pixels: np.ndarray, header: Header) -> None:
+        drives = self._driver.has_goal
+
         def done(error: Exception | None) -> None:
             if error is not None:
                 self._driver.count['goals_refused'] += 1
                 self.report(error, 'goal refused, the former one stays')
                 return
             self._driver.count['goals'] += 1
-            self._received_s = time.monotonic()
+            if not drives:  # a goal that follows another must not excuse a camera that is gone
+                self._watch.begin()
             self._accepted.publish(header)
 
         self._driver.set_goal(pixels, done)
 
     def _on_set_goal(self, _: Any, answer: Trigger.Response) -> Trigger.Response:
-        age = time.monotonic() - self._received_s
-        if self._newest is None or age > self._spec.max_age_s:
-            answer.message = (f'no image on {self._spec.camera.topic!r} for {age:.1f} s; start '
+        if not self._watch.current:
+            answer.message = (f'there is no current image on {self._spec.camera.topic!r}; start '
                               'the camera, then set the goal again')
             return answer
         try:
@@ -271,19 +272,15 @@ class PlannerNode(ManagedNode):
             return super().diagnose()
         faulty = self.active and driver.has_goal and driver.fault is not None
         level = OK if not faulty else WARN if driver.following else ERROR
-        names = ('frames', 'blocks', 'plans', 'clamped', 'goals', 'goals_refused',
-                 *(fault.name.lower() for fault in Fault))
         values: dict[str, Any] = {'robot': self._spec.name, 'goal': driver.has_goal,
                                   'deadline_ms': 1e3 * self._deadline_s,
                                   'warm_up_ms': 1e3 * self._warm_s,
-                                  'plans_ahead': self._ahead}
-        values.update({name: driver.count[name] for name in names})
-        values['missed_share'] = driver.count['late'] / max(driver.count['blocks'], 1)
-        taken = np.array(driver.latencies_s) * 1e3
-        for share in (50, 95):
-            values[f'latency_ms_p{share}'] = (float(np.percentile(taken, share)) if taken.size
-                                              else math.nan)
-        return level, self._sentence(), values
+                                  'plans_ahead': self._ahead, **figures(driver)}
+        sentence, cameras = self._sentence(), self.count_publishers(self._camera.topic_name)
+        values['camera_publishers'] = cameras
+        if cameras > 1:
+            level, sentence = max(level, WARN), f'{sentence}; {mixed(cameras, self._camera)}'
+        return level, sentence, values
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -21,3 +21,12 @@ def plans_ahead(schedule: str, plan_s: float, frame_s: float, block_s: float) ->
     cure = '' if ahead else ', raise plan_deadline_s, or set plan_when:=ahead'
     return ahead, (f'a plan takes {plan_s:.3f} s here, longer than the {room_s:.3f} s there are; '
                    f'plan less (planner.samples, planner.iterations){cure}')
+
+
+def patience(deadline_s: float, max_age_s: float) -> str:
+    """A warning where a frame may wait for longer than a camera may be silent, else empty."""
+    if deadline_s <= max_age_s:
+        return ''
+    return (f'plan_deadline_s is {deadline_s:g} s, longer than the {max_age_s:g} s after which a '
+            'camera is stale: a command may answer an old picture, which is right only for a '
+            'simulator that waits for it; lower it on a robot')

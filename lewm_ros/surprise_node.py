@@ -18,6 +18,7 @@ from std_srvs.srv import Trigger
 from lewm_core.config import SurpriseConfig
 from lewm_core.types import Frame, Surprise, UserError
 from lewm_ros.calibrations import describe, read_calibration, save_calibration
+from lewm_ros.camera_watch import CameraWatch
 from lewm_ros.fields import get_action, stamp_ns
 from lewm_ros.node import ERROR, OK, WARN, ManagedNode, run_node
 from lewm_ros.node_params import SurpriseParams
@@ -47,6 +48,7 @@ class SurpriseNode(ManagedNode):
         self._monitor: Any = None
         self._topics: SurpriseTopics | None = None
         self._made: list[Any] = []
+        self._waiting: list[tuple[int, Future]] = []
         self._count: Counter[str] = Counter()
         self._trouble = ''
         self._idle_polls = 0  # calls of the timer since the last image
@@ -63,7 +65,7 @@ class SurpriseNode(ManagedNode):
         camera, action = check_types(self._spec)
         self._has_header = hasattr(action(), 'header')
         self._builder: StepBuilder | None = None
-        self._received_s = time.monotonic()
+        self._camera = CameraWatch(self._spec.camera.topic, self._spec.max_age_s)
         self._topics = SurpriseTopics(self, self._cluster_blocks)
         self._listen(camera, action)
         calibration = self._monitor.calibration
@@ -102,14 +104,13 @@ class SurpriseNode(ManagedNode):
                                 callback_group=self._waiting_group),
             self.create_service(Trigger, '~/clear_scores', self._on_clear_scores)]
         self._poll = self.steady_timer(min(0.1, max(0.02, params.grace_s / 5)), self._on_poll)
-        self._waiting: list[tuple[int, Future]] = []
 
     def activate(self) -> None:
         """Nothing; watches from the next frame on, with no history."""
         self._clock_of = LiveClock(self._has_header)
         self._builder = StepBuilder(self._spec, grace_s=self._params.grace_s)
         self._monitor.reset()
-        self._received_s = time.monotonic()
+        self._camera.begin()
         self._topics.calm()
 
     def deactivate(self) -> None:
@@ -128,16 +129,17 @@ class SurpriseNode(ManagedNode):
                 self.destroy_service(service)
             self.destroy_timer(self._poll)
         self._made, self._topics, self._monitor = [], None, None
+        self._waiting = []  # their service has gone, and with it the way to answer
 
     # Messages to steps
     def _on_image(self, message: Any, info: Any) -> None:
         if self._builder is None:
             return
-        self._received_s = time.monotonic()
         self._idle_polls = 0
         self._sent_ns = info['source_timestamp']
         self._lag_s = 1e-9 * (time.time_ns() - self._sent_ns)
         stamp = self._stamp('camera', message, info)
+        self._camera.heard(stamp)
         if stamp is not None:
             self._count['images'] += 1
             self._watch(self._builder.frame(stamp, message, time.monotonic_ns()))
@@ -146,7 +148,11 @@ class SurpriseNode(ManagedNode):
         if self._builder is None:
             return
         stamp = self._stamp('command', message, info)
-        values = get_action(message, self._spec)
+        try:
+            values = get_action(message, self._spec)
+        except UserError as error:  # an array that is shorter than it should be
+            self._say('command', f'{error}; it is left out')
+            return
         if not np.isfinite(values).all():
             self._say('command', f'a command is {values.tolist()}, which is not finite; it is '
                       'left out')
@@ -265,12 +271,10 @@ class SurpriseNode(ManagedNode):
         return (*self._state(calibration), values)
 
     def _state(self, calibration: Any) -> tuple[bytes, str]:
-        age = time.monotonic() - self._received_s
         if not self.active:
             return OK, 'inactive'
-        if age > self._spec.max_age_s:
-            return WARN, (f'no image on {self._spec.camera.topic!r} for {age:.1f} s, at most '
-                          f'{self._spec.max_age_s:g} s is expected')
+        if self._camera.stale:
+            return WARN, self._camera.sentence()
         if self._trouble:
             return WARN, self._trouble
         if self._topics.anomaly:

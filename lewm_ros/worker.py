@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from rclpy.exceptions import InvalidHandle
@@ -36,8 +37,9 @@ class Worker:
 
     def close(self, timeout_s: float = 3.0) -> bool:
         """Whether the worker has ended; what it had not begun is dropped, results too."""
-        while not self._jobs.empty():
-            self._jobs.get_nowait()
+        with contextlib.suppress(Empty):  # the worker may take one between two looks
+            while True:
+                self._jobs.get_nowait()
         self._jobs.put(None)
         self._thread.join(timeout_s)
         self._ended.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+import zlib
 
 import cv2
 import numpy as np
@@ -138,6 +139,15 @@ def test_a_cut_off_file_is_refused_and_not_filled_with_grey(form, suffix):
     data = cv2.imencode(suffix, noise)[1].tobytes()
     with pytest.raises(UserError, match='cut off or damaged'):
         decode(form(compressed(data[:len(data) * 2 // 3])))
+
+
+def test_a_damaged_header_that_asks_for_billions_of_pixels_is_refused(form):
+    """OpenCV raises its own error there, which ended the node and the drive."""
+    data = bytearray(cv2.imencode('.png', np.zeros((64, 64, 3), np.uint8))[1].tobytes())
+    data[16:24] = 2 * (65_535).to_bytes(4, 'big')
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, 'big')
+    with pytest.raises(UserError, match='cut off or damaged'):
+        decode(form(compressed(bytes(data))))
 
 
 def test_a_file_that_is_neither_jpeg_nor_png_is_refused(form):

@@ -36,8 +36,10 @@ CHILD = textwrap.dedent(f'''
 ''')
 
 
-@pytest.mark.parametrize('pace', ['quick', 'slow'])
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('number, pace', [
+    (signal.SIGINT, 'quick'), (signal.SIGTERM, 'quick'), (signal.SIGINT, 'slow'),
+    (signal.SIGTERM, 'slow'),
+    (signal.SIGHUP, 'quick')])  # the terminal has gone, and with it the ssh session
 def test_the_safe_action_is_the_last_command_out(host, child_environment, number, pace):
     robot = host.add(ToyRobot)
     host.call(lambda: robot.goal.publish(image(START, 9)))

@@ -262,7 +262,7 @@ def test_a_calibration_is_written_to_its_file_whole(host, monitor, tmp_path):
 def test_a_camera_that_has_gone_is_said(host, monitor):
     rig = Rig(host, monitor)
     rig.drive(2)
-    assert host.wait_for(lambda: 'no image' in rig.node.diagnose()[1])
+    assert host.wait_for(lambda: 'no new image' in rig.node.diagnose()[1])
 
 
 def test_an_inactive_node_scores_nothing_and_an_active_one_starts_afresh(host, monitor):

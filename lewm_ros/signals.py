@@ -1,0 +1,36 @@
+"""Signals that end a node, as a flag that its spin loop reads."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+
+class Signals:
+    """SIGINT, SIGTERM and SIGHUP as a flag, for as long as the context manager is entered.
+
+    SIGHUP comes when the terminal goes, and with it the ssh session that a robot was started from:
+    untouched it would end the node before the safe action is out. Under nohup it stays ignored.
+    """
+
+    def __init__(self) -> None:
+        self.pending: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: Any) -> None:
+        self.pending = number
+
+    def take(self) -> int | None:
+        """The signal that has come since the last call, or None."""
+        number, self.pending = self.pending, None
+        return number

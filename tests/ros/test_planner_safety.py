@@ -1,0 +1,101 @@
+"""What a robot must not be left with: each test tells of a way in which it was."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from planner_rig import START, TICK, Rig
+from ros_toys import ToyAgent, ToyRobot, image
+
+SAFE = (0.0, 0.0)
+
+
+@pytest.fixture
+def agent(two_room):
+    return ToyAgent(two_room)
+
+
+def keep_sending(rig, host, message, until):
+    """Whether `until()` became true while the robot's camera sent `message()` again and again."""
+    timer = host.call(lambda: rig.robot.create_timer(
+        0.05, lambda: rig.robot.camera.publish(message())))
+    found = host.wait_for(until)
+    host.call(timer.cancel)
+    return found
+
+
+@pytest.mark.parametrize('stamp, said', [(START + TICK, 'with the stamp of the one before'),
+                                         (0, 'without a stamp')])
+def test_a_camera_that_repeats_itself_is_stale(host, agent, stamp, said):
+    """A driver that hung went on sending its last picture: no frame became a step, so nothing was
+    sent, but something had been received, so nothing was stale: the robot kept its last command
+    for ever. The same with frames whose stamp was suddenly empty."""
+    rig = Rig(host, agent).goal()
+    rig.frame(), rig.frame()
+    assert keep_sending(rig, host, lambda: image(stamp), lambda: rig.robot.values[-1] == SAFE)
+    assert rig.said('the camera is stale') and rig.said(said)
+
+
+def test_goals_that_keep_coming_do_not_hide_that_the_camera_has_gone(host, agent):
+    """Each accepted goal began the camera's waiting anew, so a goal a tick hid a dead camera."""
+    rig = Rig(host, agent).goal()
+    rig.frame()
+    goals = iter(range(1, 10**6))
+    timer = host.call(lambda: rig.robot.create_timer(
+        0.1, lambda: rig.robot.goal.publish(image(START + next(goals)))))
+    assert host.wait_for(lambda: rig.robot.values[-1] == SAFE)
+    host.call(timer.cancel)
+
+
+def test_an_old_picture_does_not_become_the_goal(host, agent):
+    """~/set_goal took an hour-old picture if only a goal had been accepted a moment before."""
+    rig = Rig(host, agent)
+    rig.frame(wait=False, value=77)
+    assert host.wait_for(lambda: rig.node._watch.current)
+    assert host.wait_for(lambda: not rig.node._watch.current)
+    rig.goal()
+    answer = rig.call('set_goal')
+    assert not answer.success and 'no current image' in answer.message and agent.goals == [9]
+
+
+def test_two_cameras_on_one_topic_are_said(host, agent):
+    """Their frames take turns: the model sees a world that jumps to and fro."""
+    rig = Rig(host, agent).goal()
+    host.add(ToyRobot, name='other_robot')
+    rig.frame()
+    assert rig.said("2 publishers on '/camera/image_raw'")
+
+
+@pytest.mark.parametrize('asked', [Transition(id=Transition.TRANSITION_CONFIGURE),
+                                   Transition(label='activate'), Transition(id=77)])
+def test_a_transition_that_the_state_does_not_have_is_refused_and_the_drive_goes_on(
+        host, agent, asked):
+    """A lifecycle manager that configures every node ended those that had done so themselves:
+    rclpy lets the error raise out of the service."""
+    rig = Rig(host, agent).goal()
+    rig.frame()
+    client = rig.robot.create_client(ChangeState, 'planner_node/change_state')
+    assert host.wait_for(client.service_is_ready)
+    future = host.call(lambda: client.call_async(ChangeState.Request(transition=asked)))
+    assert host.wait_for(future.done) and not future.result().success
+    assert rig.frame()[-1][1:] == (0.01, 0.01)
+
+
+@pytest.mark.parametrize('way_out', [('deactivate',), ('deactivate', 'cleanup'), ('shutdown',)])
+def test_a_plan_that_ends_after_the_drive_moves_nothing(host, agent, way_out):
+    """Whatever ends the drive, a search still runs in its thread: its plan comes to nothing."""
+    rig = Rig(host, agent).goal()
+    rig.frame()
+    agent.gate.clear()
+    rig.frame(stamp=START + 100 * TICK, wait=False)     # begins an episode, waits for its plan
+    assert host.wait_for(lambda: rig.node._driver.waiting)
+    threading.Timer(0.3, agent.gate.set).start()        # letting go waits for the thread
+    for step in way_out:
+        host.call(getattr(rig.node, f'trigger_{step}'))
+    assert agent.gate.wait(5)
+    time.sleep(0.2)
+    assert host.wait_for(lambda: rig.robot.values[-1] == SAFE)
