@@ -17,7 +17,8 @@ from lewm_core.checkpoint import Checkpoint
 from lewm_core.config import PlannerConfig
 from lewm_core.dynamics import imagination
 from lewm_core.guidance import Guidance
-from lewm_core.planner import Solution, goal_objective, shift, solve
+from lewm_core.model import pixels_on
+from lewm_core.planner import Solution, check_search, goal_objective, shift, solve
 from lewm_core.types import Action, Frame, Plan, UserError
 
 
@@ -39,6 +40,7 @@ class Agent:
             raise UserError(f'planner.context={self.planner.context} is more than the '
                             f'{self._model.config.history} frames of history that this '
                             'checkpoint was trained with; lower it')
+        check_search(self.planner, self.frameskip)
         self._dynamics = imagination(self._model, self.planner)
         self._guidance = Guidance(checkpoint.heads, self.planner, self._device)
         self._generator = torch.Generator(self._device)
@@ -221,8 +223,7 @@ class Agent:
     @torch.no_grad()
     def encode(self, pixels: np.ndarray) -> torch.Tensor:
         """The latents (B, D) of prepared pictures (B, H, W, 3) uint8."""
-        return self._model.encode(torch.from_numpy(np.ascontiguousarray(pixels))
-                                  .to(self._device))
+        return self._model.encode(pixels_on(self._device, pixels))
 
     def _encode(self, pixels: np.ndarray) -> torch.Tensor:
         """The latent (D,) of one prepared picture."""

@@ -10,7 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lewm_core.types import UserError
+
 log = logging.getLogger(__name__)
+
+
+def refuse_existing(path: str | Path, overwrite: bool) -> None:
+    """Nothing; raises UserError where `path` exists and may not be overwritten."""
+    if Path(path).exists() and not overwrite:
+        raise UserError(f'output {str(path)!r} exists already; give another path or '
+                        'overwrite=true')
 
 
 def partial_path(path: str | Path) -> Path:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,18 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor, nn
 
+from lewm_core.atomic import partial_path, publish
 from lewm_core.config import (DataConfig, ModelConfig, PlannerConfig, SurpriseConfig, TrainConfig,
                               config_from_dict)
 from lewm_core.heads import build_head, head_tensors, load_heads
 from lewm_core.model import WorldModel
 from lewm_core.robot import RobotSpec
+from lewm_core.tensors import check_tensors
 from lewm_core.types import UserError
 
-FORMAT = 1
+# 2: heads, and planner.knots in the place of planner.hold. A key that is new and has a default
+# makes no new format; one that is renamed, goes or means something else does.
+FORMAT = 2
 _KEY = 'lewm'
 _CONFIGS = {'model': ModelConfig, 'data': DataConfig, 'train': TrainConfig,
             'planner': PlannerConfig, 'surprise': SurpriseConfig}
@@ -91,7 +94,8 @@ def load_checkpoint(path: str | Path, device: str | torch.device = 'cpu') -> Che
     model = WorldModel(configs.pop('model'), spec)
     heads = {name: build_head(name, tree, model, where) for name, tree in header['heads'].items()}
     own = model.state_dict()
-    _check_tensors(path, {**own, **head_tensors(heads)}, tensors)
+    check_tensors(where, {**own, **head_tensors(heads)}, tensors, 'its weights and its config do '
+                  'not belong together: train again, or use the version that wrote it')
     model.load_state_dict({name: tensors[name] for name in own})
     load_heads(heads, tensors)
     try:
@@ -153,14 +157,12 @@ def _parse_header(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     if not isinstance(header, dict):
         raise UserError(f'checkpoint {str(path)!r} holds tensors but no lewm header with a robot '
                         'spec; give a model.safetensors that training wrote')
+    if header.get('format') == 1:
+        _from_1(header)
     if header.get('format') != FORMAT:
         raise UserError(f'checkpoint {str(path)!r} has format {header.get("format")!r}, but this '
-                        f'version reads format {FORMAT}; use the version that wrote it or train '
-                        'again')
-    header.setdefault('heads', {})  # a file from before there were any
-    search = header.get('planner')
-    if isinstance(search, dict) and 'hold' in search:  # a file from before blocks had knots
-        search['knots'] = 1 if search.pop('hold') else 0
+                        f'version reads the formats 1 to {FORMAT}; use the version that wrote it '
+                        'or train again')
     expected = {*_CONFIGS, *_OTHERS}
     missing, unknown = sorted(expected - set(header)), sorted(set(header) - expected)
     if missing or unknown:
@@ -175,36 +177,26 @@ def _parse_header(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     return header
 
 
-def _check_tensors(path: Path, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
-    for what, names in (('lacks', set(expected) - set(found)),
-                        ('has unexpected', set(found) - set(expected))):
-        if names:
-            raise UserError(f'checkpoint {str(path)!r} {what} {len(names)} tensors, such as '
-                            f'{min(names)!r}; its weights and its config do not belong together: '
-                            'train again or use the version that wrote it')
-    for name, tensor in expected.items():
-        other = found[name]
-        if other.shape != tensor.shape or other.dtype != tensor.dtype:
-            raise UserError(f'checkpoint {str(path)!r}: tensor {name!r} is {tuple(other.shape)} '
-                            f'{other.dtype}, but its config and spec ask for '
-                            f'{tuple(tensor.shape)} {tensor.dtype}; its weights and its config '
-                            'do not belong together: train again')
+def _from_1(header: dict[str, Any]) -> None:
+    """Nothing; makes of a header of format 1 what format 2 would have written."""
+    header['format'] = 2
+    header.setdefault('heads', {})  # there were none at first
+    search = header.get('planner')
+    if isinstance(search, dict) and 'hold' in search:  # before blocks had knots
+        search['knots'] = 1 if search.pop('hold') else 0
 
 
 def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
     data = safetensors.save(tensors, metadata={_KEY: json.dumps(header, sort_keys=True)})
-    temporary = path.with_name(f'{path.name}.partial-{os.getpid()}')
+    partial = partial_path(path)
     try:
-        with open(temporary, 'wb') as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        partial.write_bytes(data)
+        publish(partial, path)
     except OSError as error:
         raise UserError(f'checkpoint {str(path)!r} cannot be written ({error.strerror}); give a '
                         'path in a folder that exists and has room') from None
     finally:
-        temporary.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def _first_line(error: BaseException) -> str:

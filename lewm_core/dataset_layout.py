@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import glob
 import json
 import os
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from lewm_core.atomic import partial_path, publish, sweep
 from lewm_core.config import DataConfig
 from lewm_core.dataset import FORMAT, SPLITS
 from lewm_core.jpeg_pixels import GROUP
@@ -120,6 +122,25 @@ def _copy(reader: int, start: int, writer: int, at: int, length: int) -> int:
     with suppress(OSError, AttributeError):  # two file systems; a kernel without it
         return os.copy_file_range(reader, writer, length, start, at)
     return os.pwrite(writer, os.pread(reader, length, start), at)
+
+
+@contextmanager
+def new_dataset(output: Path) -> Iterator[Path]:
+    """The temporary path to write; becomes `output` when the block ends, vanishes if it raises.
+
+    So does all whose name begins with the temporary path's. What killed writers of `output` left
+    is removed first. Raises UserError where the disk is full.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    sweep(output)
+    partial = partial_path(output)
+    try:
+        with writing(output):
+            yield partial
+            publish(partial, output)
+    finally:
+        for left in output.parent.glob(f'{glob.escape(partial.name)}*'):
+            left.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from types import TracebackType
 
 import numpy as np
 
-from lewm_core.atomic import partial_path, publish, sweep
+from lewm_core.atomic import partial_path, publish, refuse_existing, sweep
 from lewm_core.config import DataConfig
 from lewm_core.dataset import SPLITS, split_episodes
 from lewm_core.dataset_layout import Columns, copy_bytes, lay_out, writing
@@ -40,8 +40,7 @@ class DatasetWriter:
                  provenance: dict | None = None, overwrite: bool = False) -> None:
         self._path, self._spec = Path(path), spec
         self._data, self._provenance = data or DataConfig(), provenance or {}
-        if self._path.exists() and not overwrite:
-            raise UserError(f'output {str(path)!r} exists; give another path, or overwrite=true')
+        refuse_existing(path, overwrite)
         split_episodes(1, self._data)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         sweep(self._path)

@@ -23,6 +23,8 @@ _Result = TypeVar('_Result')
 # The first process evaluates alone while the others wait.
 _TIMEOUT = timedelta(hours=2)
 _alone = False
+# What the processes tell each other on the CPU, where tensors go by NCCL; None: the same way.
+_words: dist.ProcessGroup | None = None
 
 
 def size() -> int:
@@ -55,6 +57,7 @@ def joined(device: str) -> Iterator[str]:
     A GPU each (NCCL) where `device` is 'cuda', or 'auto' and there are as many as processes on
     this machine; else the CPU (gloo). Raises UserError when `device` names one GPU for all.
     """
+    global _words
     if not started() or dist.is_initialized():
         yield device
         return
@@ -67,9 +70,11 @@ def joined(device: str) -> Iterator[str]:
     if cuda:
         torch.cuda.set_device(local)
     dist.init_process_group('nccl' if cuda else 'gloo', timeout=_TIMEOUT)
+    _words = dist.new_group(backend='gloo', timeout=_TIMEOUT) if cuda else None
     try:
         yield f'cuda:{local}' if cuda else 'cpu'
     finally:
+        _words = None
         dist.destroy_process_group()
 
 
@@ -94,7 +99,7 @@ def led(work: Callable[[], _Result]) -> _Result | None:
             told[0] = work()
         except UserError as error:
             told[1] = str(error)
-    dist.broadcast_object_list(told)
+    dist.broadcast_object_list(told, group=_words)
     if told[1] is not None:
         raise UserError(told[1])
     return told[0]
@@ -119,12 +124,12 @@ def gathered(value: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def anyone(flag: bool, device: torch.device) -> bool:
-    """Whether `flag` is true in at least one process."""
+def anyone(flag: bool) -> bool:
+    """Whether `flag` is true in at least one process; no GPU is waited for."""
     if size() == 1:
         return flag
-    told = torch.tensor(float(flag), device=device)
-    dist.all_reduce(told, dist.ReduceOp.MAX)
+    told = torch.tensor(float(flag))
+    dist.all_reduce(told, dist.ReduceOp.MAX, group=_words)
     return bool(told)
 
 

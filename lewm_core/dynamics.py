@@ -32,8 +32,10 @@ def imagination(model: LatentDynamics, config: PlannerConfig) -> LatentDynamics 
     if name == 'float32' or (config.precision == 'auto' and model.config.predictor_width < _WIDE):
         return Imagination(model)
     fast = Imagination(model, torch.bfloat16)
+    if config.precision != 'auto':
+        return fast
     regret = elites_regret(model, fast, config)
-    if config.precision == 'auto' and not regret <= _TOLERANCE:
+    if not regret <= _TOLERANCE:
         log.warning('bf16 is not used: its elites cost %.1f %% more than those of float32, at '
                     'most %g %% is allowed', 100 * regret, 100 * _TOLERANCE)
         return Imagination(model)

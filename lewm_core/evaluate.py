@@ -12,7 +12,7 @@ import torch
 
 from lewm_core.checkpoint import Checkpoint
 from lewm_core.data import Dataset
-from lewm_core.model import WorldModel
+from lewm_core.model import WorldModel, pixels_on
 from lewm_core.monitor import LatentStatistics, latent_statistics
 from lewm_core.probes import LinearProbe, ridge_probe
 from lewm_core.types import UserError
@@ -114,7 +114,7 @@ def encode_rows(model: WorldModel, dataset: Dataset, rows: np.ndarray) -> np.nda
 def encode_pixels(model: WorldModel, pixels: np.ndarray) -> np.ndarray:
     """The latents (..., D) float32 of pictures (..., H, W, 3) uint8, on the model's device."""
     device, flat = next(model.parameters()).device, pixels.reshape(-1, *pixels.shape[-3:])
-    pieces = [model.encode(torch.from_numpy(flat[i:i + _BATCH]).to(device)).cpu()
+    pieces = [model.encode(pixels_on(device, flat[i:i + _BATCH])).cpu()
               for i in range(0, len(flat), _BATCH)]
     return torch.cat(pieces).numpy().reshape(*pixels.shape[:-3], -1)
 

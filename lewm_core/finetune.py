@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from lewm_core.checkpoint import load_checkpoint
+from lewm_core.checkpoint import load_checkpoint, read_metadata
 from lewm_core.model import WorldModel
 from lewm_core.types import UserError
 
@@ -14,10 +14,15 @@ _FREE = {'name', 'dropout', 'sigreg_weight', 'sigreg_projections', 'sigreg_knots
 
 
 def check_init(init: str, output: str | Path) -> None:
-    """Raises UserError when the checkpoint `init` lies in `output`, where the new one goes."""
+    """Raises UserError when the checkpoint `init` is none, or lies in `output`, where ours goes.
+
+    Asked first of all: `overwrite` clears that folder, and it must not be for nothing.
+    """
     if init and Path(init).resolve().parent == Path(output).resolve():
         raise UserError(f'train.init={init!r} is in the output {str(output)!r}, where the new '
                         'model goes; give another output')
+    if init:
+        read_metadata(init)
 
 
 def start_from(path: Path, model: WorldModel) -> None:

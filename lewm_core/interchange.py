@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lewm_core.atomic import replacing, write_text
+from lewm_core.atomic import refuse_existing, replacing, write_text
 from lewm_core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from lewm_core.config import DataConfig
 from lewm_core.data import Dataset, action_statistics
@@ -25,6 +25,7 @@ from lewm_core.interchange_names import ours, spelling, theirs
 from lewm_core.jobs import ExportJob, ImportJob
 from lewm_core.model import WorldModel
 from lewm_core.paths import load_robot
+from lewm_core.tensors import check_tensors
 from lewm_core.types import UserError
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ _STATISTICS = ('action_mean', 'action_std')
 
 def run_import(job: ImportJob, overrides: list[str]) -> int:
     """The exit code of `lewm import`: an official checkpoint becomes ours."""
-    _free(job.output, job.overwrite)
+    refuse_existing(job.output, job.overwrite)
     dataset = Dataset.open(job.dataset, load_robot(job.robot) if job.robot else None)
     model, count = import_model(job.weights, job.config, dataset)
     job.output.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +54,7 @@ def run_export(job: ExportJob, overrides: list[str]) -> int:
     """The exit code of `lewm export`: weights.pt and config.json of one of our checkpoints."""
     files = [job.output / name for name in ('weights.pt', 'config.json', 'statistics.json')]
     for path in files:
-        _free(path, job.overwrite)
+        refuse_existing(path, job.overwrite)
     checkpoint = load_checkpoint(job.checkpoint)
     model, dim = checkpoint.model, checkpoint.spec.action_dim
     tree = config_tree(model.config, dim)
@@ -93,18 +94,10 @@ def _fill(model: WorldModel, tensors: dict[str, Tensor], where: str) -> None:
     """Copies `tensors` into `model`, every one to its place and none left over."""
     wanted = {name: tensor for name, tensor in model.state_dict().items()
               if name not in _STATISTICS}
-    for what, names in (('lacks', set(wanted) - set(tensors)),
-                        ('has unexpected', set(tensors) - set(wanted))):
-        if names:
-            raise UserError(f'weights {where!r} {what} {len(names)} tensors, such as '
-                            f'{min(names)!r}, of the {len(wanted)} that its config asks for; give '
-                            'the config.json that belongs to them')
+    check_tensors(f'weights {where!r}', wanted, tensors, 'give the config.json that belongs to '
+                  'them', types=False)
     for name, tensor in wanted.items():
         found = tensors[name]
-        if found.shape != tensor.shape:
-            raise UserError(f'weights {where!r}: {name!r} is {tuple(found.shape)}, but its config '
-                            f'asks for {tuple(tensor.shape)}; give the config.json that belongs '
-                            'to them')
         if not torch.isfinite(found).all():
             raise UserError(f'weights {where!r}: {name!r} holds numbers that are not finite; its '
                             'training failed: use another checkpoint')
@@ -137,9 +130,3 @@ def _json(path: Path) -> Any:
         return json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f'config {str(path)!r} is not JSON ({error}); copy it again') from None
-
-
-def _free(path: Path, overwrite: bool) -> None:
-    if path.exists() and not overwrite:
-        raise UserError(f'output {str(path)!r} exists already; give another path or '
-                        'overwrite=true')

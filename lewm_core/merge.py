@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from lewm_core.atomic import partial_path, publish, sweep
+from lewm_core.atomic import refuse_existing
 from lewm_core.config import DataConfig
 from lewm_core.dataset import SPLITS, Dataset, split_episodes
-from lewm_core.dataset_layout import Columns, copy_bytes, lay_out, writing
+from lewm_core.dataset_layout import Columns, copy_bytes, lay_out, new_dataset
 from lewm_core.dataset_writer import Summary, summarised
 from lewm_core.jpeg_pixels import JpegPixels
 from lewm_core.types import UserError
@@ -39,23 +39,14 @@ def merge(paths: Sequence[str | Path], output: str | Path, overwrite: bool = Fal
     one of `paths`. Raises UserError when the robots, state columns or storages differ.
     """
     output = Path(output)
-    if output.exists() and not overwrite:
-        raise UserError(f'output {str(output)!r} exists already; give another path or '
-                        'overwrite=true')
+    refuse_existing(output, overwrite)
     datasets = [Dataset.open(path) for path in paths]
     if not datasets:
         raise UserError('no dataset is given; give the path of at least one .h5 file')
     for other in datasets[1:]:
         check_alike(datasets[0], other)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    sweep(output)
-    partial = partial_path(output)
-    try:
-        with writing(output):
-            columns = join(partial, datasets)
-            publish(partial, output)
-    finally:
-        partial.unlink(missing_ok=True)
+    with new_dataset(output) as partial:
+        columns = join(partial, datasets)
     return summarised(columns)
 
 

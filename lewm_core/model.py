@@ -158,6 +158,15 @@ class WorldModel(LatentDynamics):
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
 
+def pixels_on(device: torch.device, pixels: np.ndarray) -> Tensor:
+    """`pixels` (..., H, W, 3) uint8 on `device`.
+
+    Copied where nobody may write to them, such as those that lie in a message: PyTorch knows no
+    tensor that is read-only.
+    """
+    return torch.from_numpy(np.require(pixels, requirements=('C', 'W'))).to(device)
+
+
 def at_least_float32(x: Tensor) -> Tensor:
     """`x` as float32, or as it is where it is wider."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -20,8 +20,8 @@ from lewm_core.solvers import SOLVERS
 from lewm_core.solvers.common import Best, Objective, Prior, Search, SearchError, Solution
 from lewm_core.types import UserError
 
-__all__ = ['Objective', 'Prior', 'SearchError', 'Solution', 'Term', 'goal_objective', 'shift',
-           'solve']
+__all__ = ['Objective', 'Prior', 'SearchError', 'Solution', 'Term', 'check_search',
+           'goal_objective', 'shift', 'solve']
 
 # A further cost (B, S) from the imagined latents (B, S, K, D) and the goals (B, D).
 Term = Callable[[Tensor, Tensor], Tensor]
@@ -49,7 +49,7 @@ def solve(objective: Objective, low: Tensor | np.ndarray, high: Tensor | np.ndar
     Raises SearchError when no candidate had a finite cost, and UserError when there are more
     elites than samples or more knots than ticks.
     """
-    _check(config, frameskip)
+    check_search(config, frameskip)
     with torch.no_grad() if config.solver == 'gradient' else torch.inference_mode():
         search = _search(objective, low, high, std, config, generator, frameskip, batch, mean,
                          center, prior, deadline)
@@ -96,7 +96,8 @@ def shift(plan: Tensor, blocks: int = 1) -> Tensor:
     return torch.cat([plan[:, blocks:], plan[:, -1:].expand(-1, blocks, -1, -1)], dim=1)
 
 
-def _check(config: PlannerConfig, frameskip: int) -> None:
+def check_search(config: PlannerConfig, frameskip: int) -> None:
+    """Nothing; raises UserError where samples, elites, knots and a block's ticks do not fit."""
     if config.elites > config.samples:
         raise UserError(f'elites={config.elites} of samples={config.samples} candidates cannot '
                         'be chosen; give at most as many elites as samples')

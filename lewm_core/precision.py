@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+_AMPERE = (8, 0)  # the first compute capability that multiplies bf16
+
 
 def resolve_precision(name: str, device: torch.device) -> str:
     """'bf16' or 'float32'; 'auto' is bf16 where the hardware multiplies it, else float32.
@@ -14,7 +16,7 @@ def resolve_precision(name: str, device: torch.device) -> str:
     if name != 'auto':
         return name
     if device.type == 'cuda':
-        return 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'float32'
+        return 'bf16' if torch.cuda.get_device_capability(device) >= _AMPERE else 'float32'
     return 'bf16' if device.type == 'cpu' and _cpu_multiplies_bf16() else 'float32'
 
 

@@ -10,16 +10,19 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from lewm_core.atomic import partial_path, publish, sweep
+from lewm_core.atomic import refuse_existing
 from lewm_core.config import DataConfig
 from lewm_core.data import Dataset
-from lewm_core.dataset_layout import Columns, lay_out, writing
+from lewm_core.dataset_layout import Columns, lay_out, new_dataset
 from lewm_core.jobs import RepackJob
 from lewm_core.paths import load_robot
 from lewm_core.terminal import EXIT_INTERRUPTED, Bar, interrupts
-from lewm_core.types import UserError
 
 _SLAB = 64 << 20
+
+
+class _Stopped(Exception):
+    """Somebody asked for an end before all was copied."""
 
 
 def run_repack(job: RepackJob, overrides: list[str]) -> int:
@@ -27,8 +30,10 @@ def run_repack(job: RepackJob, overrides: list[str]) -> int:
     source = Dataset.open(job.dataset, load_robot(job.robot) if job.robot else None)
     bar = Bar('repacking')
     with interrupts() as interrupted:
-        whole = repack(source, job.output, job.overwrite, bar, lambda: bool(interrupted))
-    bar.close()
+        try:
+            whole = repack(source, job.output, job.overwrite, bar, lambda: bool(interrupted))
+        finally:
+            bar.close()
     if not whole:
         print('stopped; nothing was written', file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -45,24 +50,18 @@ def repack(source: Dataset, output: Path, overwrite: bool = False,
     does not name are kept under their own names. Raises UserError when `output` exists (unless
     `overwrite`) or does not fit on its disk.
     """
-    if output.exists() and not overwrite:
-        raise UserError(f'output {str(output)!r} exists already; give another path or '
-                        'overwrite=true')
-    output.parent.mkdir(parents=True, exist_ok=True)
-    sweep(output)
-    partial, rows = partial_path(output), source.rows('all')
+    refuse_existing(output, overwrite)
+    rows = source.rows('all')
     columns = _columns(source, rows)
     try:
-        with writing(output):
+        with new_dataset(output) as partial:
             offset, _ = lay_out(partial, columns)
             with h5py.File(partial, 'r+') as f:
                 for name in sorted(set(source.states) - set(columns.spec.state_names)):
                     f[name] = source.states[name][rows]
-            if not _copy(source, rows, partial, offset, on_progress, should_stop):
-                return False
-            publish(partial, output)
-    finally:
-        partial.unlink(missing_ok=True)
+            _copy(source, rows, partial, offset, on_progress, should_stop)
+    except _Stopped:
+        return False
     return True
 
 
@@ -79,16 +78,15 @@ def _columns(source: Dataset, rows: np.ndarray) -> Columns:
 
 
 def _copy(source: Dataset, rows: np.ndarray, partial: Path, offset: int,
-          on_progress: Callable[[int, int], None] | None, should_stop: Callable[[], bool]) -> bool:
+          on_progress: Callable[[int, int], None] | None, should_stop: Callable[[], bool]) -> None:
     shape = (len(rows), *source.pixels.shape[1:])
     out = np.memmap(partial, np.uint8, 'r+', offset, shape)
     step = max(1, _SLAB // int(np.prod(shape[1:])))
     for first in range(0, len(rows), step):
         if should_stop():
-            return False
+            raise _Stopped()
         piece = rows[first:first + step]
         source.frames(piece, np.asarray(out)[first:first + len(piece)])
         if on_progress is not None:
             on_progress(first + len(piece), len(rows))
     out.flush()
-    return True

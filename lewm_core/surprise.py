@@ -15,7 +15,7 @@ from lewm_core.config import SurpriseConfig, check
 from lewm_core.data import Dataset
 from lewm_core.evaluate import encode_rows
 from lewm_core.kinds import BLOCKS, kind, wait
-from lewm_core.model import LatentDynamics, WorldModel
+from lewm_core.model import LatentDynamics, WorldModel, pixels_on
 from lewm_core.types import Frame, Surprise, UserError
 
 __all__ = ['Calibration', 'SurpriseMonitor', 'block_scores', 'calibrate',
@@ -201,8 +201,7 @@ class SurpriseMonitor:
     def _encode(self, frame: Frame) -> torch.Tensor:
         if frame.pixels is None:
             raise ValueError('this frame ends a block, so its pixels are needed: see wants_frame')
-        pixels = torch.from_numpy(np.ascontiguousarray(frame.pixels)[None]).to(self._device)
-        return self._model.encode(pixels)[0]
+        return self._model.encode(pixels_on(self._device, frame.pixels[None]))[0]
 
     @torch.inference_mode()
     def _imagine(self, latents: list[torch.Tensor], blocks: list[np.ndarray]) -> torch.Tensor:

@@ -82,7 +82,7 @@ def _loop(trainer: Trainer, folder: RunFolder, events: EventLog,
     with Prefetch(trainer.batch, range(trainer.done, config.steps)) as batches:
         for step, batch in batches:
             losses = trainer.step(step, batch)
-            stop, done = distributed.anyone(should_stop(), trainer.device), step + 1
+            stop, done = distributed.anyone(should_stop()), step + 1
             save = stop or done == config.steps or done % config.checkpoint_every == 0
             if done == config.steps or done % config.validate_every == 0:
                 trainer.validate()

@@ -36,7 +36,6 @@ class Plan:
     """What the planner found: `actions` (K * frameskip, A) float64 in robot units, tick by tick.
 
     `cost` is the objective's value of the whole plan and `seconds` the time the search took.
-    `latents` (K, D) float32 are the imagined latents at the end of each block.
     """
 
     stamp_ns: int
@@ -44,7 +43,6 @@ class Plan:
     cost: float
     iterations: int
     seconds: float
-    latents: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

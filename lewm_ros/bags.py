@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import glob
 import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lewm_core.atomic import partial_path, publish, sweep
 from lewm_core.config import DataConfig, ModelConfig
 from lewm_core.dataset import Dataset, split_episodes
-from lewm_core.dataset_layout import writing
+from lewm_core.dataset_layout import new_dataset
 from lewm_core.merge import join
 from lewm_core.merge import storage as storage_of
 from lewm_core.robot import RobotSpec
@@ -193,23 +191,16 @@ def _processes(workers: int, parts: list[BagRows], spec: RobotSpec) -> int:
 
 def _write(work: Work, gathered: _Gathered, output: Path, base: Dataset | None) -> None:
     """The second pass, into a file that becomes `output`, or its last episodes."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    sweep(output)
-    partial = partial_path(output)
-    try:
-        with writing(output):
-            written = write_parts(work, partial)
-            gathered.failed += work.failed
-            if written is None:
-                raise _all_failed(gathered.failed)
-            if base is not None:
-                joined = partial.with_name(partial.name + '.joined')
-                join(joined, [base, Dataset.open(written)], keep_split=True)
-                written = joined
-            publish(written, output)
-    finally:
-        for left in output.parent.glob(f'{glob.escape(partial.name)}*'):
-            left.unlink(missing_ok=True)
+    with new_dataset(output) as partial:
+        written = write_parts(work, partial)
+        gathered.failed += work.failed
+        if written is None:
+            raise _all_failed(gathered.failed)
+        if base is not None:
+            joined = partial.with_name(partial.name + '.joined')
+            join(joined, [base, Dataset.open(written)], keep_split=True)
+            written = joined
+        written.replace(partial)
 
 
 def _nothing_new(gathered: _Gathered, output: Path, base: Dataset | None) -> ConversionReport:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lewm_core import __version__
-from lewm_core.atomic import write_text
+from lewm_core.atomic import refuse_existing, write_text
 from lewm_core.checkpoint import load_checkpoint
 from lewm_core.data import SPLITS, Dataset
 from lewm_core.evaluation.subject import Subject, find_world, fitting, settings
@@ -42,9 +42,7 @@ def main(job: EvaluateJob, overrides: list[str]) -> int:
     """The exit code of `lewm evaluate`: prints the sections' key figures and where the rest is."""
     page_path, json_path = (job.output / f'evaluation.{end}' for end in ('html', 'json'))
     for path in (page_path, json_path):
-        if path.exists() and not job.overwrite:
-            raise UserError(f'output {str(path)!r} exists already; give another folder with '
-                            'output=, or overwrite=true')
+        refuse_existing(path, job.overwrite)
     checkpoint = load_checkpoint(job.checkpoint)
     robot = load_robot(job.robot) if job.robot else None
     dataset = fitting(checkpoint, Dataset.open(job.dataset, robot))

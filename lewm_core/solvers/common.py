@@ -146,6 +146,27 @@ class Search:
         return best.or_cheaper(mean, tried), mean, iterations
 
 
+def refine(search: Search, weigh: Callable[[Tensor], Tensor]) -> tuple[Best, Tensor, int]:
+    """The best plan, the last mean and the iterations done: draw, keep the elites, refit, again.
+
+    `weigh` gives the elites' weights (B, E) from their costs (B, E), sorted; 0 where infinite.
+    """
+    config, best = search.config, search.nothing()
+    mean, spread, done = search.mean, search.spread, 0
+    for done in search.rounds():
+        candidates = search.candidates(mean, spread, search.noise(config.samples), done == 0)
+        chosen, costs = elites(candidates, search.judge(candidates), config.elites)
+        best = best.or_cheaper(chosen[:, 0], costs[:, 0])
+        mean, spread = refit(chosen, weigh(costs), mean, spread)
+        mean = search.clamp(mean)  # rounding may carry a mean past a limit
+    return search.answer(best, mean, done + 1)
+
+
+def equal(costs: Tensor) -> Tensor:
+    """Equal weights (B, E) for costs (B, E); 0 where a cost is infinite."""
+    return torch.isfinite(costs).float()
+
+
 def elites(candidates: Tensor, costs: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` cheapest of candidates (B, S, K, N, A) and their costs (B, `count`), sorted."""
     costs, chosen = costs.topk(count, dim=1, largest=False)

@@ -40,8 +40,9 @@ def _descend(search: Search, optimiser: torch.optim.Adam, scale: Tensor, best: B
         costs = search.judge(plans)
         if not costs.requires_grad:
             raise ValueError('this objective has no gradient; choose another solver')
-        # An infinite cost has no slope: that plan stays where it is.
-        torch.where(torch.isfinite(costs), costs, 0.0).sum().backward()
+        # An infinite cost has no slope: that plan stays where it is. Of the knots alone: the
+        # model's own weights would gather a gradient with every step.
+        torch.where(torch.isfinite(costs), costs, 0.0).sum().backward(inputs=[knots])
     best = _cheapest(best, plans.detach(), costs.detach())
     knots.grad = torch.nan_to_num(knots.grad, nan=0.0, posinf=0.0, neginf=0.0)
     optimiser.step()

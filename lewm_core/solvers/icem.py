@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from lewm_core.solvers.common import Best, Search, elites, refit
+from lewm_core.solvers.common import Best, Search, elites, equal, refit
 
 _MOMENTUM = 0.1  # of the old mean in the new one, as in the paper
 
@@ -33,7 +33,7 @@ def icem(search: Search) -> tuple[Best, Tensor, int]:
         best = best.or_cheaper(chosen[:, 0], costs[:, 0])
         keep = math.ceil(config.keep * config.elites)
         kept, kept_costs = chosen[:, :keep], costs[:, :keep]
-        fitted, spread = refit(chosen, torch.isfinite(costs).to(mean), mean, spread)
+        fitted, spread = refit(chosen, equal(costs), mean, spread)
         mean = search.clamp(fitted + _MOMENTUM * (mean - fitted))
     return search.answer(best, mean, done + 1)
 

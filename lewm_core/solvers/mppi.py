@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lewm_core.solvers.common import Best, Search, elites, refit
+from lewm_core.solvers.common import Best, Search, refine
 
 
 def mppi(search: Search) -> tuple[Best, Tensor, int]:
@@ -15,15 +15,8 @@ def mppi(search: Search) -> tuple[Best, Tensor, int]:
     (arXiv 2310.16828). λ is `temperature` times how far the elites' mean cost lies above the
     cheapest, so that it means the same for latents of any scale.
     """
-    config, best = search.config, search.nothing()
-    mean, spread, done = search.mean, search.spread, 0
-    for done in search.rounds():
-        candidates = search.candidates(mean, spread, search.noise(config.samples), done == 0)
-        chosen, costs = elites(candidates, search.judge(candidates), config.elites)
-        best = best.or_cheaper(chosen[:, 0], costs[:, 0])
-        mean, spread = refit(chosen, weights(costs, config.temperature), mean, spread)
-        mean = search.clamp(mean)
-    return search.answer(best, mean, done + 1)
+    temperature = search.config.temperature
+    return refine(search, lambda costs: weights(costs, temperature))
 
 
 def weights(costs: Tensor, temperature: float) -> Tensor:

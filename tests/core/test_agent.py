@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,8 +10,8 @@ import pytest
 import torch
 
 from lewm_core import agent as agent_module
-import lewm_core.agent
 from lewm_core.agent import Agent
+from lewm_core.checkpoint import Checkpoint
 from lewm_core.config import ModelConfig, PlannerConfig
 from lewm_core.model import LatentDynamics
 from lewm_core.planner import shift
@@ -234,7 +235,7 @@ def test_a_plan_made_ahead_starts_from_the_latest_one_as_it_stands_then():
         starts.append(kwargs['mean'])
         return solve(objective, *args, **kwargs)
 
-    solve, lewm_core.agent.solve = lewm_core.agent.solve, spy
+    solve, agent_module.solve = agent_module.solve, spy
     try:
         means = [agent._start]
         agent.plan_next(None, first.actions[:FRAMESKIP])       # for block 1: shifted by one
@@ -247,6 +248,33 @@ def test_a_plan_made_ahead_starts_from_the_latest_one_as_it_stands_then():
             agent.commit(Action(tick, first.actions[0]))
         agent.plan(Frame(3, picture([3.0, 3.0])))              # now, for block 3
     finally:
-        lewm_core.agent.solve = solve
+        agent_module.solve = solve
     for start, mean, blocks in zip(starts, means, (1, 1, 1)):
         torch.testing.assert_close(start, shift(mean, blocks))
+
+
+def test_a_picture_that_nobody_may_write_to_is_seen_without_a_warning():
+    """A picture of the right size still lies in its message's bytes; PyTorch warned of each."""
+    agent, pixels = make_agent(iterations=1), picture([1.0, 2.0])
+    pixels.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        agent.set_goal(pixels)
+        agent.plan(Frame(0, pixels))
+
+
+def test_more_elites_than_candidates_are_refused_before_the_first_plan():
+    """In bf16 the trial of the elites came first, with a RuntimeError of PyTorch's."""
+    with pytest.raises(UserError, match='elites=200 of samples=100'):
+        make_agent(elites=200)
+
+
+def test_the_gradient_solver_leaves_no_gradients_in_the_model(small_model, robot):
+    """Each step of the descent had added to the gradient of every weight of the model."""
+    small_model.set_action_statistics([0.0, 0.0], [0.2, 0.2])
+    config = PlannerConfig(samples=8, elites=2, iterations=3, horizon=2, solver='gradient')
+    agent = Agent(Checkpoint(small_model, robot), config)
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    agent.set_goal(pixels)
+    agent.plan(Frame(0, pixels))
+    assert all(p.grad is None for p in small_model.parameters())

@@ -8,7 +8,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import lewm_core.checkpoint as checkpoints
 from lewm_core.checkpoint import (Checkpoint, load_checkpoint, read_metadata, save_checkpoint,
                                   update_metadata)
 from lewm_core.config import (DataConfig, ModelConfig, PlannerConfig, SurpriseConfig, TrainConfig,
@@ -77,7 +76,7 @@ def test_a_write_that_fails_leaves_the_old_file_whole(checkpoint, path, monkeypa
         raise OSError(28, 'No space left on device')
 
     old = path.read_bytes()
-    monkeypatch.setattr(checkpoints.os, 'fsync', full)
+    monkeypatch.setattr(os, 'fsync', full)
     with pytest.raises(UserError, match='No space left on device'):
         save_checkpoint(path, checkpoint)
     assert path.read_bytes() == old and os.listdir(path.parent) == [path.name]
@@ -126,7 +125,7 @@ def test_tensors_without_our_header_are_refused(path, metadata):
 
 def test_another_format_is_refused(path):
     rewrite(path, lambda tensors, header: header.update(format=99))
-    refused(path, 'has format 99, but this version reads format 1')
+    refused(path, 'has format 99, but this version reads the formats 1 to 2; use the version')
 
 
 @pytest.mark.parametrize('key', ['spec', 'model', 'planner', 'calibration'])
@@ -148,11 +147,22 @@ def test_an_unknown_key_in_a_config_is_refused(path, part):
 
 @pytest.mark.parametrize('hold, knots', [(True, 1), (False, 0)])
 def test_a_checkpoint_from_before_knots_plans_as_it_did(path, hold, knots):
+    """`planner.hold` became `knots` without a new format: old files had an 'unknown key'."""
     def older(tensors, header):
+        header['format'] = 1
+        header.pop('heads')
         header['planner'].pop('knots')
         header['planner']['hold'] = hold
     rewrite(path, older)
     assert load_checkpoint(path).planner.knots == knots
+    update_metadata(path, metrics={'rank': 14.5})
+    assert read_metadata(path)['format'] == 2
+    assert load_checkpoint(path).planner.knots == knots
+
+
+def test_only_format_1_is_read_as_format_1(path):
+    rewrite(path, lambda tensors, header: header['planner'].update(hold=True))
+    refused(path, "planner: unknown key 'hold'")
 
 
 @pytest.mark.parametrize('name', ['action_mean', 'action_std', 'predictor.pos_embedding',

@@ -129,7 +129,7 @@ def test_an_existing_dataset_is_kept_unless_overwritten(record, tmp_path):
     path = tmp_path / 'd.h5'
     record(path, [5])
     before = path.read_bytes()
-    with pytest.raises(UserError, match='exists; give another path, or overwrite=true'):
+    with pytest.raises(UserError, match='exists already; give another path or overwrite=true'):
         record(path, [6])
     assert path.read_bytes() == before
     assert len(record(path, [6], overwrite=True)) == 6

@@ -147,6 +147,16 @@ def test_a_run_goes_on_from_a_checkpoint_and_keeps_its_statistics(
     assert first.exists()
 
 
+def test_a_start_that_is_missing_costs_no_finished_run(recording, toy_model, tmp_path):
+    """`overwrite=true` with a mistyped `train.init` had cleared the folder before it looked."""
+    first = train(recording, toy_model, DataConfig(), dataclasses.replace(QUICK, steps=1),
+                  tmp_path / 'first')
+    config = dataclasses.replace(QUICK, init=str(tmp_path / 'mistyped.safetensors'))
+    with pytest.raises(UserError, match='mistyped.safetensors.* is not a file'):
+        train(recording, toy_model, DataConfig(), config, tmp_path / 'first', overwrite=True)
+    assert first.exists()
+
+
 def test_another_robot_or_shape_is_no_start(recording, toy_model, robot, tmp_path):
     first = train(recording, toy_model, DataConfig(), dataclasses.replace(QUICK, steps=1),
                   tmp_path / 'first')

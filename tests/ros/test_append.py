@@ -96,7 +96,7 @@ def run_child(code, **kwargs):
     return found.returncode, found.stderr
 
 
-@pytest.mark.parametrize('where', ['lewm_ros.bags.join', 'lewm_ros.bags.publish',
+@pytest.mark.parametrize('where', ['lewm_ros.bags.join', 'lewm_core.dataset_layout.publish',
                                    'lewm_core.merge.copy_bytes', 'lewm_core.atomic.os.replace'])
 def test_appending_killed_at_any_moment_leaves_the_dataset_before(tmp_path, two_room, where):
     bags = [recorded(tmp_path / name, at=at) for at, name in enumerate('ab')]
