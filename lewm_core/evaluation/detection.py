@@ -11,7 +11,7 @@ from scipy import stats
 
 from lewm_core.calibration import Calibration
 from lewm_core.evaluation import promise
-from lewm_core.evaluation.intervals import mean_of, over_groups, text
+from lewm_core.evaluation.intervals import over_groups, share_of, text
 from lewm_core.evaluation.kinds import confusion, judged
 from lewm_core.evaluation.scores import Score, plain, whitening
 from lewm_core.evaluation.subject import Subject
@@ -86,9 +86,8 @@ def _row(outcome: Outcome, by: Score, calibration: Calibration, subject: Subject
         level = threshold(calibration, rate)
         over, false = score > level, control > level
         row[f'at_{rate:g}'] = {
-            'first': mean_of(over[:, 0].astype(float), episode, job.resamples, job.seed).to_dict(),
-            'window': mean_of(over.any(1).astype(float), episode, job.resamples,
-                              job.seed).to_dict(),
+            'first': share_of(over[:, 0], episode, job.resamples, job.seed).to_dict(),
+            'window': share_of(over.any(1), episode, job.resamples, job.seed).to_dict(),
             'undisturbed': float(false.any(1).mean()), 'delay_blocks': delays(over)}
     row.update(effect(ratio[:, 0], episode, subject))
     row['decay'] = np.exp(np.median(ratio, axis=0))

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from lewm_core.tails import wilson_interval
+
 _LEVEL = 0.95
 
 
@@ -82,6 +84,19 @@ def mean_of(values: np.ndarray, groups: np.ndarray, resamples: int, seed: int) -
     sums = np.zeros((len(names), 2))
     np.add.at(sums, at, np.stack([values[good], np.ones(good.sum())], axis=1))
     return over_episodes(sums, lambda s: s[:, 0] / s[:, 1], resamples, seed)
+
+
+def share_of(hits: np.ndarray, groups: np.ndarray, resamples: int, seed: int) -> Figure:
+    """The share of `hits` (N,) that are true, `groups` (N,) their episodes.
+
+    Where each is of an episode of its own the interval is Wilson's: a bootstrap of none or of all
+    has no width, as if it were certain.
+    """
+    hits = np.asarray(hits, bool)
+    if len(np.unique(groups)) < len(hits) or not len(hits):
+        return mean_of(hits.astype(float), groups, resamples, seed)
+    low, high = wilson_interval(int(hits.sum()), len(hits))
+    return Figure(float(hits.mean()), low, high, len(hits))
 
 
 def text(tree: dict[str, Any] | None) -> str:

@@ -94,7 +94,8 @@ def _protocol(subject: Subject) -> dict[str, Any]:
                      'train; what is chosen (ridge, when to stop) is chosen on validation; '
                      'thresholds come from calibration episodes or a drive of their own; figures '
                      'are of test episodes and fresh drives. Intervals are 95 %, by bootstrap '
-                     'over episodes unless they are said to be exact.'}
+                     'over episodes; of shares of fresh drives and of goals by '
+                     'Wilson; exact where it is said.'}
 
 
 def page(results: dict[str, Any]) -> Page:

@@ -12,7 +12,8 @@ from tests.core.evaluation_toys import record_world, seeing
 
 from lewm_core.checkpoint import Checkpoint
 from lewm_core.evaluation import gap, open_loop, probes, robustness, straightness
-from lewm_core.evaluation.intervals import Figure, mean_of, over_episodes, over_groups
+from lewm_core.evaluation.intervals import (Figure, mean_of, over_episodes, over_groups,
+                                            share_of)
 from lewm_core.evaluation.run import evaluate, page
 from lewm_core.evaluation.subject import find_world, fitting
 from lewm_core.types import UserError
@@ -39,6 +40,15 @@ def test_frames_of_one_episode_do_not_make_an_interval_narrow():
     assert copies.value == pytest.approx(each.mean())
     assert (copies.low, copies.high) == pytest.approx((alone.low, alone.high))
     assert alone.high - alone.low == pytest.approx(2 * 1.96 * each.std() / 10 ** 0.5, rel=0.15)
+
+
+def test_none_of_some_drives_is_not_certainly_none():
+    """The table of detections said 0 (0 to 0) of what 200 drives had not shown."""
+    none, all_ = (share_of(np.full(200, hit), np.arange(200), 1000, 0) for hit in (False, True))
+    assert none.value == none.low == 0 and 0.01 < none.high < 0.03
+    assert all_.value == all_.high == 1 and 0.97 < all_.low < 0.99
+    windows = share_of(np.arange(200) % 40 < 20, np.arange(200) // 20, 1000, 0)
+    assert windows.episodes == 10 and windows.high - windows.low > 0.4
 
 
 def test_a_single_episode_has_a_value_and_no_interval():
