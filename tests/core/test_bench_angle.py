@@ -26,12 +26,14 @@ def test_pictures_and_latents_are_asked_for_the_same_columns(bench):
     found = json.loads((bench[0] / 'toy.json').read_text())
     assert set(found['r2']) == {'pictures', 'linear', 'mlp'}
     for figures in found['r2'].values():
-        assert {'block_x', 'sin block_angle', 'cos 4 block_angle'} <= set(figures)
+        assert {'block_x', 'sin 4 block_angle', 'cos 4 block_angle'} <= set(figures)
+    assert 'sin block_angle' in found['r2']['mlp']
+    assert 'sin block_angle' not in found['r2']['pictures']  # no picture shows it
     assert found['metrics']['step'] == 2
 
 
 def test_a_quarter_turn_changes_the_angle_and_not_its_fourfold(bench):
-    drives = Dataset.open(bench[0] / 'push_64_1000_seed0.h5')
+    drives = Dataset.open(bench[0] / 'push_64_1000_of_100_seed0.h5')
     turned = Dataset.open(drives.path)
     turned.states['block_angle'] = drives.states['block_angle'] + np.pi / 2
     rows = np.arange(50)
