@@ -57,8 +57,8 @@ class BenchObjectivesJob(TrainingGroups):
     overwrite: bool = option('train again what is there', False)
     seeds: int = option('whole trainings of each', 3, 1, 100)
     share: float = option('length of a tuning run, as a share of train.steps', 0.5, 1e-4, 1.0)
-    goals: int = option('goals to drive to', 50, 1, 10**5)
-    teleports: int = option('teleports to detect', 100, 1, 10**5)
+    goals: int = option('goals to drive to', 200, 1, 10**5)
+    teleports: int = option('teleports to detect', 200, 1, 10**5)
 
 
 @dataclass(frozen=True)

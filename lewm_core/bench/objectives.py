@@ -12,17 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from lewm_core.agent import Agent
 from lewm_core.atomic import write_text
 from lewm_core.bench.common import write_result
+from lewm_core.bench.planner_success import problems
+from lewm_core.bench.trials import run_trials
 from lewm_core.checkpoint import Checkpoint, load_checkpoint, read_metadata
 from lewm_core.compose import compose
 from lewm_core.config import ModelConfig, TrainConfig
 from lewm_core.data import Dataset
 from lewm_core.envs import WORLDS, make_world
-from lewm_core.jobs import BenchObjectivesJob
+from lewm_core.evaluation.perturbations import in_world
+from lewm_core.jobs import BenchObjectivesJob, BenchPlannerJob
 from lewm_core.skill import open_loop_skill
 from lewm_core.surprise import SurpriseMonitor
+from lewm_core.tails import auroc
 from lewm_core.train import train
 from lewm_core.types import Frame, UserError
 
@@ -33,6 +36,7 @@ OBJECTIVES = ('lewm', 'pldm')
 FACTORS = (1 / 9, 1 / 3, 1.0, 3.0, 9.0)
 _STEP, _WIDEST = 3.0, 81.0  # while the best is at an end, one more beyond it, up to these
 _TRIAL_TICKS = 60  # as in the demo
+_TELEPORT = 'teleport robot 2 radii'
 _ORDINARY_BLOCKS = 8
 _EVALUATION_SEED = 10_000  # tasks and teleports that no explorer's seed drew
 
@@ -133,33 +137,24 @@ def _measured(job: BenchObjectivesJob, dataset: Dataset, name: str, factor: floa
     return row
 
 
-def goals_reached(checkpoint: Checkpoint, goals: int, ticks: int = _TRIAL_TICKS) -> float:
-    """The share in [0, 1] of `goals` tasks of the robot's world reached within `ticks`."""
-    spec = checkpoint.spec
-    world, agent = make_world(spec.name, spec.camera.width), Agent(checkpoint)
-    rng, reached = np.random.default_rng(_EVALUATION_SEED), 0
-    world.reset(seed=_EVALUATION_SEED)
-    for _ in range(goals):
-        task = world.sample_task(rng)
-        world.reset_to(task)
-        agent.reset()
-        agent.set_goal(world.goal_image(task))
-        for tick in range(ticks):
-            if world.reached(task.goal):
-                reached += 1
-                break
-            world.step(agent.act(Frame(round(tick * spec.tick_s * 1e9), world.render())).values)
-    return reached / max(goals, 1)
+def goals_reached(checkpoint: Checkpoint, goals: int) -> float:
+    """The share in [0, 1] of `goals` tasks of the robot's world reached within 60 ticks."""
+    asked = BenchPlannerJob(world=checkpoint.spec.name, problems=goals, seed=_EVALUATION_SEED)
+    found = run_trials(checkpoint, *problems(asked, checkpoint), checkpoint.planner,
+                       ticks=_TRIAL_TICKS, seed=_EVALUATION_SEED)
+    return float((found.ticks >= 0).mean())
 
 
 def teleport_auroc(checkpoint: Checkpoint, teleports: int) -> float | None:
     """The AUROC of the block in which the robot is teleported against the ordinary ones before.
 
-    `teleports` drives of the world's own explorer, one teleport each, at least six radii far.
+    `teleports` drives of the world's own explorer, one teleport each, two radii far: of those six
+    radii far every model notices each.
     """
     spec, monitor = checkpoint.spec, SurpriseMonitor(checkpoint)
     world, skip = make_world(spec.name, spec.camera.width), checkpoint.model.config.frameskip
     rng = np.random.default_rng(_EVALUATION_SEED)
+    jump = next(change for change in in_world(world) if change.name == _TELEPORT)
     ordinary, moved = [], []
     for drive in range(teleports):
         pixels, _ = world.reset(seed=_EVALUATION_SEED + drive)
@@ -173,16 +168,9 @@ def teleport_auroc(checkpoint: Checkpoint, teleports: int) -> float | None:
             action = explore(world.state())
             pixels = world.step(action)[0]
             if tick == _ORDINARY_BLOCKS * skip + skip // 2:
-                world.teleport(rng)
+                jump.happen(world, rng)
                 pixels = world.render()
-    return auroc(np.array(ordinary), np.array(moved)) if moved else None
-
-
-def auroc(ordinary: np.ndarray, strange: np.ndarray) -> float:
-    """The chance that one of `strange` is above one of `ordinary`; ties count half."""
-    order = np.sort(ordinary)
-    below = np.searchsorted(order, strange, 'left') + np.searchsorted(order, strange, 'right')
-    return float(below.mean() / (2 * len(order)))
+    return auroc(np.array(moved), np.array(ordinary)) if moved else None
 
 
 def _over(rows: list[dict[str, float | None]], take: Any) -> dict[str, float]:

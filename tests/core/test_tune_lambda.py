@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from lewm_core.bench.objectives import FACTORS, auroc, tuned, weighted
+from lewm_core.bench.objectives import FACTORS, tuned, weighted
 from lewm_core.cli import main
 from lewm_core.config import ModelConfig, TrainConfig
 from lewm_core.data import DatasetWriter
@@ -114,11 +114,6 @@ def test_both_get_the_same_factors():
     assert weighted('lewm', 3.0, model, config)[0].sigreg_weight == pytest.approx(0.3)
     assert weighted('pldm', 3.0, model, config)[1].pldm_variance == pytest.approx(75)
     assert weighted('pldm', 3.0, model, config)[0].sigreg_weight == 0.1
-
-
-def test_the_auroc_counts_ties_half():
-    assert auroc(np.array([1.0, 2, 3]), np.array([4.0])) == 1
-    assert auroc(np.array([1.0, 2, 3]), np.array([2.0])) == 0.5
 
 
 def test_short_keys_stand_for_those_of_training():
