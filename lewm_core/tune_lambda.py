@@ -100,7 +100,7 @@ def train_trial(job: TuneLambdaJob, dataset: Dataset, weight: float) -> Trial:
     steps = max(1, round(job.share * job.train.steps))
     folder = job.output / 'trials' / f'{weight:g}'
     config = dataclasses.replace(job.train, steps=steps, validate_every=steps,
-                                 stop_on_collapse=False)
+                                 stop_on_collapse=False, proposal_steps=0, distance_steps=0)
     model = dataclasses.replace(job.model, sigreg_weight=weight)
     path = folder / 'model.safetensors'
     done = path.exists() and read_metadata(path)['metrics'].get('finished')
