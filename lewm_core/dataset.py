@@ -130,7 +130,8 @@ class Dataset:
         starts = np.asarray(starts, dtype=np.int64)
         rows = starts[:, None] + np.arange(frames) * frameskip
         ticks = starts[:, None] + np.arange((frames - 1) * frameskip)
-        return rows, self.action[ticks].reshape(len(starts), frames - 1, frameskip, -1)
+        return rows, self.action[ticks].reshape(len(starts), frames - 1, frameskip,
+                                                self.action.shape[1])
 
     def frames(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """The pictures (*rows.shape, H, W, 3) uint8 of `rows`, copied once, to `out` if given."""

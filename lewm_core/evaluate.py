@@ -132,10 +132,8 @@ def _open_loop(model: WorldModel, dataset: Dataset, split: str, horizon: int
     starts = evenly(dataset.windows(split, frames, skip), _WINDOWS)
     if not len(starts):
         return (), (), np.zeros((0, horizon, 0)), np.zeros((0, horizon), np.int64)
-    rows = starts[:, None] + np.arange(frames) * skip
+    rows, blocks = dataset.window_rows(starts, frames, skip)
     latents = encode_rows(model, dataset, rows)
-    ticks = starts[:, None] + np.arange((frames - 1) * skip)
-    blocks = dataset.action[ticks].reshape(len(starts), frames - 1, skip, -1)
     device = next(model.parameters()).device
     seen, past, ahead = (torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (
         latents[:, :context], blocks[:, :context - 1], blocks[:, None, context - 1:]))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from lewm_core.data import Dataset
-from lewm_core.evaluate import encode_rows
+from lewm_core.evaluate import encode_rows, evenly
 from lewm_core.model import WorldModel
 from lewm_core.monitor import COLLAPSED_STD, LatentStatistics, latent_statistics
 
@@ -55,10 +55,9 @@ def open_loop_skill(model: WorldModel, dataset: Dataset, split: str, horizon: in
     starts = dataset.windows(split, frames, skip)
     if len(starts) < 2:
         return None
-    starts = starts[np.linspace(0, len(starts) - 1, min(windows, len(starts))).astype(np.int64)]
-    latents = encode_rows(model, dataset, starts[:, None] + np.arange(frames) * skip)
-    ticks = starts[:, None] + np.arange((frames - 1) * skip)
-    blocks = dataset.action[ticks].reshape(len(starts), frames - 1, skip, -1)
+    starts = evenly(starts, windows)
+    rows, blocks = dataset.window_rows(starts, frames, skip)
+    latents = encode_rows(model, dataset, rows)
     seen, past, ahead = (torch.from_numpy(np.ascontiguousarray(a)).to(model.action_mean) for a in (
         latents[:, :context], blocks[:, :context - 1], blocks[:, None, context - 1:]))
     imagined = model.rollout(seen, past, ahead)[:, 0].cpu().numpy()

@@ -98,9 +98,7 @@ class Subject:
         long enough.
         """
         starts = evenly(self.dataset.windows(split, frames, self.skip), self.job.windows)
-        ticks = starts[:, None] + np.arange((frames - 1) * self.skip)
-        blocks = self.dataset.action[ticks].reshape(len(starts), frames - 1, self.skip,
-                                                    self.dataset.spec.action_dim)
+        blocks = self.dataset.window_rows(starts, frames, self.skip)[1]
         return starts, blocks, self.episode_of(starts)
 
     def frame_rows(self, starts: np.ndarray, frames: int) -> np.ndarray:
