@@ -99,6 +99,7 @@ def train_trial(job: TuneLambdaJob, dataset: Dataset, weight: float) -> Trial:
     """The trial of λ = `weight`, trained in the job's output unless it is there already."""
     steps = max(1, round(job.share * job.train.steps))
     folder = job.output / 'trials' / f'{weight:g}'
+    # A trial drives nowhere: no heads.
     config = dataclasses.replace(job.train, steps=steps, validate_every=steps,
                                  stop_on_collapse=False, proposal_steps=0, distance_steps=0)
     model = dataclasses.replace(job.model, sigreg_weight=weight)

@@ -48,7 +48,7 @@ SMALL = ['model=tiny', f'model.image_size={SIZE}', 'model.conv_channels=[8,8]',
          'model.predictor_width=8', 'model.predictor_heads=1', 'model.predictor_head_dim=8',
          'model.predictor_mlp=8', 'model.sigreg_projections=8', 'train.batch_size=8',
          'train.log_every=1', 'train.checkpoint_every=10', 'train.device=cpu', 'train.threads=1',
-         'train.tensorboard=false']
+         'train.tensorboard=false', 'train.proposal_steps=3', 'train.distance_steps=3']
 
 
 def stamped(message: Any, stamp_ns: int) -> Any:
@@ -176,10 +176,23 @@ def test_a_signal_leaves_a_run_that_resumes(
 
 @pytest.mark.parametrize('given, sentence', [
     ([], 'bags is missing'),
-    (['bags=/no/such/bag', 'robot={robot}'], '/no/such/bag'),
     (['bags={bag}', 'robot=no_such_robot'], 'no_such_robot'),
-    (['bags={bag}', 'robot={robot}', 'train.stepps=3'], 'did you mean train.steps'),
     (['bags={bag}', 'robot={robot}', 'train.steps=many'], 'train.steps'),
+])
+def test_a_command_that_is_wrong_makes_no_node(host, recording, tmp_path, given, sentence):
+    names = {'bag': recording[0], 'robot': recording[1]}
+    with pytest.raises(UserError, match=sentence):
+        run(host, [f'output={tmp_path / "run"}', *(w.format(**names) for w in given)])
+
+
+def test_a_bag_that_is_not_there_is_named(host, recording, tmp_path):
+    node = run(host, words((Path('/no/such/bag'), recording[1]), tmp_path / 'run'))
+    assert node.exit_code == 1 and '/no/such/bag' in node._sentence
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('given, sentence', [
+    (['bags={bag}', 'robot={robot}', 'train.stepps=3'], 'did you mean train.steps'),
     (['bags={bag}', 'robot={robot}', *SMALL, 'train.batch_size=100000'], 'batch_size'),
 ])
 def test_a_users_error_is_one_sentence_and_an_exit_code(
