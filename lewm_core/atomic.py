@@ -93,7 +93,7 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 def write_text(path: str | Path, text: str) -> None:
     """Nothing; `path` holds `text` (UTF-8) in whole, or what it held before."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(errors='backslashreplace'))  # a path in it may be no UTF-8
 
 
 def _locked(path: Path) -> bool:

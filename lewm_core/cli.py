@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import importlib
+import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -15,7 +17,7 @@ import yaml
 
 from lewm_core import __version__
 from lewm_core.jobs import JOBS
-from lewm_core.terminal import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE
+from lewm_core.terminal import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, failures
 from lewm_core.types import UserError
 
 _BENCH = 'bench_'
@@ -40,11 +42,16 @@ _RUNNERS: dict[str, str] = {
     'bench_node': 'lewm_ros.bench_node:main',
     'bench_angle': 'lewm_core.bench.angle:run',
 }
+# A file that is called or begins so is a bag, or nearly one, and `inspect_bag` says what it is.
+_BAGS = ('.mcap', '.db3', '.bag', '.active', '.zstd')
+_BAG_STARTS = (b'\x89MCAP', b'SQLite', b'#ROSBAG', b'\x28\xb5\x2f\xfd')
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0, 1 for an error, 2 for a wrong command line, 130 when interrupted."""
     logging.basicConfig(level=logging.INFO, format='%(message)s')
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='surrogateescape')  # a path may hold any bytes
     options = _parser().parse_args(arguments)
     if options.command is None:
         _parser().print_help()
@@ -150,7 +157,9 @@ def _plain(value: Any) -> Any:
 def _inspect(options: argparse.Namespace) -> int:
     """Prints what is at the path: told apart by content, a run folder by its checkpoint."""
     path = options.path
-    if not path.exists():
+    if not path.exists() and glob.has_magic(str(path)):
+        return _inspect_bag(path, options)
+    if not path.exists() and not path.is_symlink():
         raise UserError(f'{str(path)!r} does not exist; give the path of a bag, a dataset or a '
                         'checkpoint')
     if (path / 'model.safetensors').is_file():
@@ -168,23 +177,28 @@ def _inspect(options: argparse.Namespace) -> int:
     elif start[8:9] == b'{':  # safetensors: eight bytes of length, then a JSON header
         from lewm_core.inspect import inspect_checkpoint
         print(inspect_checkpoint(path))
-    elif path.is_dir() or start.startswith((b'\x89MCAP', b'SQLite', b'#ROSBAG')):
-        _inspect_bag(path, options)
+    elif path.is_dir() or path.suffix in _BAGS or start.startswith(_BAG_STARTS):
+        return _inspect_bag(path, options)
     else:
         raise UserError(f'{str(path)!r} is neither a bag (mcap, sqlite3, ROS 1), nor a dataset '
                         '(HDF5), nor a checkpoint (safetensors); give one of these')
     return 0
 
 
-def _inspect_bag(path: Path, options: argparse.Namespace) -> None:
+def _inspect_bag(path: Path, options: argparse.Namespace) -> int:
+    """The exit code: 1 where one of several bags can't be read."""
     module, details = _ros('inspect_bag'), (options.latency, options.typestore)
     if not options.spec:
-        print(module.inspect_bag(path, *details))
-        return
+        failed: list[tuple[Path, str]] = []
+        for text in module.inspect_bags(path, failed, *details):
+            print(text, end='\n\n')
+        print(failures(failed, 'bags cannot be read'), file=sys.stderr, end='')
+        return EXIT_ERROR if failed else 0
     text, warnings = module.suggest_spec(path, *details)
     for warning in warnings:
         print(f'warning: {warning}', file=sys.stderr)
     print(text, end='')
+    return 0
 
 
 def _ros(module: str) -> Any:

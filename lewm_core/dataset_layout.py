@@ -124,18 +124,29 @@ def _copy(reader: int, start: int, writer: int, at: int, length: int) -> int:
     return os.pwrite(writer, os.pread(reader, length, start), at)
 
 
+def check_output(path: Path) -> None:
+    """Raises UserError when no file can be written at `path`, before the work begins."""
+    if path.is_dir():
+        raise UserError(f'output {str(path)!r} is a directory; give the path of a file, such as '
+                        f'{str(path / "data.h5")!r}')
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f'output {str(path)!r} cannot be written: {str(folder)!r} is no directory '
+                        'that may be written to; give an output elsewhere')
+
+
 @contextmanager
 def new_dataset(output: Path) -> Iterator[Path]:
     """The temporary path to write; becomes `output` when the block ends, vanishes if it raises.
 
     So does all whose name begins with the temporary path's. What killed writers of `output` left
-    is removed first. Raises UserError where the disk is full.
+    is removed first. Raises UserError where it can't be written, as when the disk is full.
     """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    sweep(output)
     partial = partial_path(output)
     try:
         with writing(output):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            sweep(output)
             yield partial
             publish(partial, output)
     finally:
@@ -145,14 +156,17 @@ def new_dataset(output: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raises a UserError where the block finds the disk full: what `path` was, it still is."""
+    """Raises a UserError where the block can't write, as when the disk is full: what `path` was,
+    it still is."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # HDF5 raises either, with the number in its text
-        text = str(error)
-        if getattr(error, 'errno', None) not in _FULL and not any(
-                f'errno = {number},' in text for number in _FULL):
+        text = ' '.join(str(error).split())
+        full = getattr(error, 'errno', None) in _FULL or any(
+            f'errno = {number},' in text for number in _FULL)
+        if not full and not isinstance(error, OSError):
             raise
         kept = 'the dataset there is as it was' if path.exists() else 'nothing was written'
-        raise UserError(f'output {str(path)!r} does not fit on its disk ({text}); {kept}: make '
-                        'room, or give an output elsewhere') from None
+        what = 'does not fit on its disk' if full else 'cannot be written'
+        raise UserError(f'output {str(path)!r} {what} ({text}); {kept}: '
+                        f'{"make room, or " if full else ""}give an output elsewhere') from None

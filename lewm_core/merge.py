@@ -12,7 +12,7 @@ import numpy as np
 from lewm_core.atomic import refuse_existing
 from lewm_core.config import DataConfig
 from lewm_core.dataset import SPLITS, Dataset, split_episodes
-from lewm_core.dataset_layout import Columns, copy_bytes, lay_out, new_dataset
+from lewm_core.dataset_layout import Columns, check_output, copy_bytes, lay_out, new_dataset
 from lewm_core.dataset_writer import Summary, summarised
 from lewm_core.jpeg_pixels import JpegPixels
 from lewm_core.types import UserError
@@ -39,6 +39,7 @@ def merge(paths: Sequence[str | Path], output: str | Path, overwrite: bool = Fal
     one of `paths`. Raises UserError when the robots, state columns or storages differ.
     """
     output = Path(output)
+    check_output(output)
     refuse_existing(output, overwrite)
     datasets = [Dataset.open(path) for path in paths]
     if not datasets:

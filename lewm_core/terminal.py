@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,3 +44,12 @@ class Bar:
     def close(self) -> None:
         """Nothing; the bar goes away."""
         self._bar.close()
+
+
+def failures(failed: Sequence[tuple[Any, str]], what: str) -> str:
+    """A table of those that failed, each with its reason; empty when none did."""
+    if not failed:
+        return ''
+    width = max(len(str(name)) for name, _ in failed)
+    return f'{len(failed)} {what}:\n' + ''.join(
+        f'  {str(name):<{width}}  {reason}\n' for name, reason in failed)

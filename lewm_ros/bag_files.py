@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -53,11 +54,23 @@ def find_bags(paths: Sequence[str | Path]) -> list[Path]:
             raise UserError(f'bag {str(path)!r} does not exist; give the path of a rosbag2 '
                             'directory or of a .mcap, .db3 or .bag file')
         for match in matches:
-            if match.is_dir() and not is_bag_folder(match):
-                found.update(dict.fromkeys(_inside(match)))
-            else:
-                found[match] = None
+            try:
+                bags = [match] if not match.is_dir() or is_bag_folder(match) else _inside(match)
+            except OSError as error:
+                raise unreadable(match, error) from None
+            found.update(dict.fromkeys(bags))
     return list(found)
+
+
+def unreadable(path: Path, error: OSError) -> UserError:
+    """The sentence for what the operating system refuses to read."""
+    return UserError(f'bag {str(path)!r} cannot be read: {error.strerror}; change what it is that '
+                     'hinders it, or copy the bag elsewhere')
+
+
+def shown(path: str | Path) -> str:
+    """The path as text that can be written anywhere: a byte that is no UTF-8 becomes \\xNN."""
+    return os.fsencode(path).decode(errors='backslashreplace')
 
 
 def is_bag_folder(folder: Path) -> bool:
@@ -77,14 +90,17 @@ def recording(path: Path) -> Recording:
 
     Raises UserError when none of them is there.
     """
-    if path.is_file():
+    if path.is_file() or path.is_symlink() and not path.is_dir():
         return Recording([path])
+    if not path.is_dir():
+        raise UserError(f'{str(path)!r} is a device or a pipe and not a bag; give the path of a '
+                        'recording')
     listed = _metadata(path)
     names = [PurePath(str(n)).name for n in listed.get('relative_file_paths') or ()]
     files = [path / n for n in names if (path / n).is_file()]
     missing = [n for n in names if not (path / n).is_file()]
-    if not files and not missing:
-        files = _files(path)
+    if not files:  # renamed since, or the metadata is of no use
+        files = [file for file in _files(path) if file.is_file()]
     if not files:
         raise UserError(f'bag {str(path)!r} is damaged or copied in part: its metadata.yaml is '
                         f'there, but {missing or "every recording"} is missing; copy the whole '
@@ -185,8 +201,12 @@ def _files(folder: Path) -> list[Path]:
         number = _SPLIT.search(_stem(path))
         return _SPLIT.sub('', _stem(path)), int(number[1]) if number else -1, path.name
 
-    return sorted((p for p in folder.iterdir() if p.is_file()
-                   and PurePath(p.name.removesuffix('.zstd')).suffix in STORAGE), key=order)
+    def storage(path: Path) -> bool:
+        # A link that leads nowhere is one too, so that it is named among those that fail.
+        whole = path.is_file() or path.is_symlink() and not path.is_dir()
+        return whole and PurePath(path.name.removesuffix('.zstd')).suffix in STORAGE
+
+    return sorted(filter(storage, folder.iterdir()), key=order)
 
 
 def _stem(path: Path) -> str:

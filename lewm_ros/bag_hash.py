@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+from lewm_ros.bag_files import recording, unreadable
 
 # Up to this size all bytes count. Hashing all of a large raw recording would take half as long
 # as resizing its images (0.51 ms beside 1.28 ms a 640x480 image, measured).
 _WHOLE = 64 << 20
 _ENDS = 8 << 20
 _STEP, _SAMPLE = 1 << 20, 4096
-_KINDS = ('.mcap', '.db3', '.bag', '.zstd')
 
 
 @dataclass(frozen=True)
@@ -29,15 +31,18 @@ def bag_hash(path: Path) -> BagHash:
 
     metadata.yaml does not count, so a directory and the one file in it are the same recording.
     Of a file above 64 MiB count its size, its first and last 8 MiB (an mcap's end holds the stamp
-    and place of every message) and 4 KiB of each MiB between.
+    and place of every message) and 4 KiB of each MiB between. Raises UserError where the
+    recording can't be read.
     """
-    files = sorted(p for p in path.iterdir() if p.suffix in _KINDS) if path.is_dir() else [path]
     digest, total, hashed = hashlib.sha256(), 0, 0
-    for file in files:
-        size = file.stat().st_size
-        total += size
-        with file.open('rb') as f:
-            hashed += _whole(f, digest) if size <= _WHOLE else _sampled(f, size, digest)
+    try:
+        for file in sorted(recording(path).files):
+            with file.open('rb') as f:
+                size = os.fstat(f.fileno()).st_size
+                total += size
+                hashed += _whole(f, digest) if size <= _WHOLE else _sampled(f, size, digest)
+    except OSError as error:
+        raise unreadable(path, error) from None
     return BagHash(digest.hexdigest(), total, hashed)
 
 

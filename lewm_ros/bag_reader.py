@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +15,10 @@ import numpy as np
 import zstandard
 
 from lewm_core.types import UserError
-from lewm_ros.bag_files import (STORAGE, ZSTD, find_bags, kind_of, recording, unpacked)
+from lewm_ros.bag_files import (STORAGE, ZSTD, find_bags, kind_of, recording, unpacked,
+                                unreadable)
 from lewm_ros.bag_part import HEAD_BYTES, Damage, Entries, Loss, Part
+from lewm_ros.bag_table import Table
 from lewm_ros.bag_types import Types
 from lewm_ros.mcap_file import McapFile
 from lewm_ros.ros1_file import Ros1File
@@ -24,6 +26,7 @@ from lewm_ros.sqlite_file import SqliteFile
 
 __all__ = ['STORAGE', 'Bag', 'Topic', 'find_bags', 'open_bag']
 _LOG = logging.getLogger(__name__)
+Raw = bytes | memoryview | UserError  # the error in place of what can't be read
 _OPENERS = {'mcap': McapFile, 'sqlite3': SqliteFile, 'ros1': Ros1File}
 # Many a listing is longer than anyone reads; the rest is counted.
 _MOST_TOPICS = 30
@@ -33,11 +36,15 @@ _LARGEST = 2**31  # a compressed message that claims more is damaged
 
 @dataclass(frozen=True)
 class Topic:
-    """One topic of a bag: its name, type as package/msg/Type, and number of messages."""
+    """One topic of a bag: its name, type as package/msg/Type, and number of messages.
+
+    A topic that comes in two types is two of these. `encoding` is as in `Channel`.
+    """
 
     name: str
     type: str
     count: int
+    encoding: str = 'cdr'
 
 
 @dataclass
@@ -56,49 +63,57 @@ class Bag:
     start_ns: int = 0
     end_ns: int = 0
 
-    def messages(self, names: Sequence[str], heads: Sequence[str] = (), damaged: bool = False
-                 ) -> Iterator[tuple[str, int, bytes | memoryview]]:
+    def messages(self, names: Sequence[str] | Mapping[str, str], heads: Sequence[str] = (),
+                 damaged: bool = False) -> Iterator[tuple[str, int, Raw]]:
         """Yields (topic, log time in nanoseconds, raw message) of the topics in `names`.
 
-        The log time is the source stamp where the recorder wrote that one. Of the topics in
-        `heads` the caller needs the first bytes alone (64), and may get no more. A raw message
-        holds until the next is asked for. Raises UserError where the file is damaged; with
-        `damaged` a message that can't be read comes as that error in its place.
+        With a mapping, of those topics the messages of the type it names; else of the type that
+        has the most. The log time is the source stamp where the recorder wrote that one. Of the
+        topics in `heads` the caller needs the first bytes alone (64), and may get no more. A raw
+        message holds until the next is asked for. Raises UserError where the file is damaged;
+        with `damaged` a message that can't be read comes as that error in its place.
         """
         table = self._table(names)
-        for at in range(0, len(table.log_ns), _BLOCK):
+        for at in range(0, len(table), _BLOCK):
             block = table.at(slice(at, at + _BLOCK))
             times = block.log_ns.tolist()
-            for (topic, raw), log_ns in zip(self._read(block, frozenset(heads), damaged), times):
+            for (topic, raw), log_ns in zip(self._read(block, frozenset(heads)), times):
+                if isinstance(raw, UserError) and not damaged:
+                    raise raw
                 yield topic, log_ns, raw
 
-    def pick(self, name: str, wanted: Sequence[int]) -> Iterator[bytes | memoryview]:
+    def pick(self, name: str, wanted: Sequence[int], type: str = '') -> Iterator[Raw]:
         """Yields the raw messages with the indices `wanted` among those of topic `name`.
 
-        They are counted as in `messages([name])`, and read fastest where they rise; what is
-        between them is not read. A raw message holds until the next is asked for. Raises
-        UserError where the file is damaged.
+        They are counted as in `messages({name: type})`, and read fastest where they rise; what
+        is between them is not read. A raw message holds until the next is asked for. One that
+        can't be read comes as a UserError in its place.
         """
-        table = self._table([name])
+        table = self._table({name: type} if type else [name])
         rows = np.asarray(wanted, dtype=np.int64)
         for at in range(0, len(rows), _BLOCK):
-            for _, raw in self._read(table.at(rows[at:at + _BLOCK]), frozenset(), False):
+            for _, raw in self._read(table.at(rows[at:at + _BLOCK]), frozenset()):
                 yield raw
 
-    def message(self, raw: bytes | memoryview, type: str) -> Any:
+    def message(self, raw: Raw, type: str) -> Any:
         """The message in `raw`, as rosbags' dataclass; raises UserError where it is damaged."""
         try:
+            if isinstance(raw, UserError):
+                raise raw
             return self.types.read(raw, type)
         except UserError:
             raise
         except Exception as error:  # struct, Unicode, NumPy and rosbags' own
             raise _damaged(self.path, error, f' in a message of type {type}') from None
 
-    def header_ns(self, raw: bytes | memoryview) -> int:
+    def header_ns(self, raw: Raw) -> int:
         """The header stamp in nanoseconds of a raw message that begins with a std_msgs/Header.
 
         Read in place: taking a whole image apart for eight bytes would double the reading.
+        Raises UserError where it is damaged.
         """
+        if isinstance(raw, UserError):
+            raise raw
         try:
             if self.types.ros1:
                 sec, nanosec = struct.unpack_from('<II', raw, 4)  # after seq
@@ -127,19 +142,17 @@ class Bag:
         """What can't be read, as plain values for a report: why, bytes and messages each."""
         return [vars(loss) for loss in self.losses]
 
-    def _table(self, names: Sequence[str]) -> _Table:
-        """The messages of these topics in all parts, in order of log time, then of place."""
-        tables = []
-        for number, part in enumerate(self.parts):
-            ids = [key for key, channel in part.channels.items() if channel.topic in names]
-            rows = np.flatnonzero(np.isin(part.entries.channel, ids))
-            tables.append(np.stack([part.entries.log_ns[rows], np.full(len(rows), number), rows]))
-        log_ns, part, row = np.concatenate(tables, axis=1)
-        order = np.argsort(log_ns, kind='stable')
-        return _Table(log_ns[order], part[order], row[order])
+    def main_topics(self) -> dict[str, Topic]:
+        """The topics by name; of one that comes in several types, the type with most messages."""
+        return {t.name: t for t in sorted(self.topics, key=lambda t: t.count)}
 
-    def _read(self, table: _Table, heads: frozenset[str], damaged: bool
-              ) -> Iterator[tuple[str, bytes | memoryview]]:
+    def _table(self, names: Sequence[str] | Mapping[str, str]) -> Table:
+        """The messages of these topics in all parts, in order."""
+        if not isinstance(names, Mapping):
+            names = {name: t.type for name, t in self.main_topics().items() if name in names}
+        return Table.of(self.parts, names)
+
+    def _read(self, table: Table, heads: frozenset[str]) -> Iterator[tuple[str, Raw]]:
         """Yields (topic, raw message); of the topics in `heads` perhaps the first bytes alone."""
         for begin, end in table.runs():
             part = self.parts[table.part[begin]]
@@ -153,11 +166,8 @@ class Bag:
                                                heads):
                         yield topics[done], raw
                         done += 1
-                except Damage as damage:
-                    error = _damaged(self.path, damage)
-                    if not damaged:
-                        raise error from None
-                    yield topics[done], error
+                except (Damage, OSError) as error:
+                    yield topics[done], _damaged(self.path, error)
                     done += 1
 
     def _read_part(self, part: Part, entries: Entries, topics: list[str], heads: frozenset[str]
@@ -171,24 +181,6 @@ class Bag:
             if raw[:4] == ZSTD and not self.types.ros1:  # compressed one by one
                 raw = _decompress(next(iter(part.messages(entries.at([row])))))
             yield raw
-
-
-@dataclass(frozen=True)
-class _Table:
-    """Messages in order; each array (n,): the log time, the part, the row of its entries."""
-
-    log_ns: np.ndarray
-    part: np.ndarray
-    row: np.ndarray
-
-    def at(self, rows: Any) -> _Table:
-        return _Table(self.log_ns[rows], self.part[rows], self.row[rows])
-
-    def runs(self) -> Iterator[tuple[int, int]]:
-        """Yields (begin, end) of the stretches that lie in one part."""
-        edges = np.flatnonzero(np.diff(self.part)) + 1
-        bounds = [0, *edges.tolist(), len(self.part)]
-        return ((a, b) for a, b in zip(bounds, bounds[1:]) if a < b)
 
 
 @contextmanager
@@ -256,8 +248,7 @@ def _part(file: Path, files: ExitStack) -> Part:
     except UserError:
         raise
     except OSError as error:
-        raise UserError(f'bag {str(file)!r} cannot be read: {error.strerror}; change what it is '
-                        'that hinders it, or copy the bag elsewhere') from None
+        raise unreadable(file, error) from None
     except Exception as error:  # Damage, zstd's own, and KeyError for a zstd in a zstd
         raise _damaged(file, error) from None
     files.callback(part.close)
@@ -266,13 +257,15 @@ def _part(file: Path, files: ExitStack) -> Part:
 
 def _topics(parts: list[Part]) -> tuple[Topic, ...]:
     counts: dict[tuple[str, str], int] = {}
+    encodings: dict[tuple[str, str], str] = {}
     for part in parts:
         found = np.unique(part.entries.channel, return_counts=True)
         messages = dict(zip(found[0].tolist(), found[1].tolist()))
         for key, channel in part.channels.items():
             name = channel.topic, channel.type
             counts[name] = counts.get(name, 0) + messages.get(key, 0)
-    return tuple(Topic(*key, count) for key, count in sorted(counts.items()))
+            encodings[name] = channel.encoding
+    return tuple(Topic(*key, count, encodings[key]) for key, count in sorted(counts.items()))
 
 
 def _decompress(raw: bytes | memoryview) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ import numpy as np
 from lewm_core import __version__
 from lewm_core.robot import RobotSpec
 from lewm_core.types import UserError
+from lewm_ros.bag_files import shown
 from lewm_ros.bag_hash import BagHash
 from lewm_ros.bag_reader import open_bag
 from lewm_ros.decode import decode
 from lewm_ros.recorded_steps import build_steps
 from lewm_ros.recording import Recording, read_times, states_at
 from lewm_ros.steps import Step
+
+_LOOK_AT = 9  # images, for their size
 
 
 @dataclass
@@ -99,22 +103,28 @@ def check_length(parts: list[BagRows], spec: RobotSpec, window: int) -> None:
 
 
 def with_source(parts: list[BagRows], spec: RobotSpec) -> RobotSpec:
-    """The spec with the first recording's topics and image size, where it leaves those open."""
+    """The spec with the first recording's topics and image size, where it leaves those open.
+
+    Of several sizes the one that most images have.
+    """
     topics = parts[0].recording.topics
     spec = spec.with_topics(topics['camera'], topics['action'])
     if spec.camera.source_width is not None and spec.camera.source_height is not None:
         return spec
     reason = ''
     for part in parts:
-        topic = part.recording.topics['camera']
-        for index in part.frames[:10]:
-            try:
-                with open_bag(part.path) as bag:
-                    raw = next(bag.pick(topic, [index]))
-                    height, width = decode(bag.message(raw, spec.camera.type)).shape[:2]
-                return spec.with_source(width, height)
-            except (UserError, StopIteration) as error:
-                reason = reason or named(part, index, str(error))
+        sizes: Counter[tuple[int, int]] = Counter()
+        with open_bag(part.path) as bag:
+            spread = np.linspace(0, len(part.frames) - 1, min(_LOOK_AT, len(part.frames)))
+            few = [part.frames[i] for i in spread.astype(int)]
+            for index, raw in zip(few, bag.pick(topics['camera'], few, spec.camera.type)):
+                try:
+                    sizes[decode(bag.message(raw, spec.camera.type)).shape[:2]] += 1
+                except UserError as error:
+                    reason = reason or named(part, index, str(error))
+        if sizes:
+            (height, width), _ = sizes.most_common(1)[0]
+            return spec.with_source(width, height)
     raise UserError(reason)
 
 
@@ -153,9 +163,9 @@ def provenance_of(parts: list[BagRows]) -> dict[str, Any]:
 
 def _bag(part: BagRows) -> dict[str, Any]:
     recording = part.recording
-    return {'name': part.path.name, **dataclasses.asdict(part.hash), 'clock': recording.clock,
-            'reason': recording.reason, 'clocks': recording.clocks, 'topics': recording.topics,
-            'images': len(recording.frames.log_ns),
+    return {'name': shown(part.path.name), **dataclasses.asdict(part.hash),
+            'clock': recording.clock, 'reason': recording.reason, 'clocks': recording.clocks,
+            'topics': recording.topics, 'images': len(recording.frames.log_ns),
             'commands': len(recording.commands.log_ns), 'skipped': part.skipped,
             'dropped_episodes': part.dropped_episodes, 'dropped_frames': part.dropped_frames,
             'unreadable': len(part.bad), 'unstamped': recording.unstamped,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from lewm_core.types import UserError
-from lewm_ros.bag_reader import Bag, Topic
+from lewm_ros.bag_reader import Bag, Raw, Topic
 from lewm_ros.clocks import Stamps, queued
 from lewm_ros.decode import decode
 from lewm_ros.fields import get_field
@@ -48,7 +47,8 @@ class TopicStatistics:
 
     `paths` and `values` are the numbers of a command's or a state's messages (row by row);
     `kinds` counts, among 20 pictures spread over the recording, those of each size and encoding;
-    `trouble` is why the first message that couldn't be read could not.
+    `trouble` is why the first message that couldn't be read could not, and `others` counts those
+    on the topic that are of another type.
     """
 
     topic: Topic
@@ -59,6 +59,20 @@ class TopicStatistics:
     kinds: dict[str, int] = field(default_factory=dict)
     connections: int = 1
     trouble: str = ''
+    others: int = 0
+
+    def note(self, error: UserError) -> None:
+        """Nothing; keeps the reason when it is the first."""
+        self.trouble = self.trouble or str(error)
+
+    def take_numbers(self, message: Any) -> None:
+        """Nothing; appends a message's numbers, all of those that the first one has."""
+        if message is None:
+            return
+        if not self.paths:
+            self.paths = tuple(number_paths(message))
+            self.values.extend([np.nan] * (len(self.paths) * (len(self.log) - 1)))
+        self.values.extend([get_field(message, path) for path in self.paths])
 
     @property
     def stamps(self) -> Stamps:
@@ -113,57 +127,49 @@ class Timing:
 
 
 def read_statistics(bag: Bag) -> dict[str, TopicStatistics]:
-    """The statistics of every topic of a bag by name, from one pass; raises UserError.
+    """The statistics of every topic of a bag by name, from one pass.
 
     Only messages with numbers in them are read whole, and a few of the pictures.
     """
-    found = {t.name: TopicStatistics(t, connections=count) for t, count in _merged(bag)}
+    found = {name: TopicStatistics(topic, connections=_connections(bag, topic),
+                                   others=sum(t.count for t in bag.topics if t.name == name)
+                                   - topic.count) for name, topic in bag.main_topics().items()}
     headed = {name: bag.has_header(s.topic.type) for name, s in found.items()}
     numeric = {name for name, s in found.items()
                if s.topic.type in STATES or command_score(s.topic)}
-    for name, log_ns, raw in bag.messages(list(found), [n for n in found if n not in numeric]):
-        topic = found[name]
-        topic.header.append(bag.header_ns(raw) if headed[name] else 0)
+    for name, log_ns, raw in bag.messages(list(found), [n for n in found if n not in numeric],
+                                          damaged=True):
+        topic, header_ns = found[name], 0
         topic.log.append(log_ns)
-        if name in numeric:
-            _take_numbers(bag, topic, raw)
+        try:
+            if headed[name] or isinstance(raw, UserError):
+                header_ns = bag.header_ns(raw)
+            message = bag.message(raw, topic.topic.type) if name in numeric else None
+            topic.take_numbers(message)
+        except UserError as error:
+            topic.note(error)
+            topic.values.extend([np.nan] * len(topic.paths))
+        topic.header.append(header_ns)
     for name, topic in found.items():
         if topic.topic.type in IMAGES and len(topic.log):
             few = np.unique(np.linspace(0, len(topic.log) - 1, _SAMPLES).astype(int))
             for raw in bag.pick(name, few):
                 _note_kind(topic, bag, raw)
-    return found
+    return dict(sorted(found.items()))
 
 
-def _merged(bag: Bag) -> Iterator[tuple[Topic, int]]:
-    """Each topic once, with its number of connections; of several types, the first."""
-    seen: set[str] = set()
-    for topic in bag.topics:
-        if topic.name not in seen:
-            seen.add(topic.name)
-            yield topic, max(sum(c.topic == topic.name for c in part.channels.values())
-                             for part in bag.parts)
+def _connections(bag: Bag, topic: Topic) -> int:
+    """Of one file: the parts of a split recording each name them anew."""
+    return max(sum(c.topic == topic.name for c in part.channels.values()) for part in bag.parts)
 
 
-def _take_numbers(bag: Bag, topic: TopicStatistics, raw: bytes | memoryview) -> None:
-    try:
-        message = bag.message(raw, topic.topic.type)
-        if not topic.values:
-            topic.paths = tuple(number_paths(message))
-        row = [get_field(message, path) for path in topic.paths]
-    except UserError as error:
-        topic.trouble = topic.trouble or str(error)
-        row = [np.nan] * len(topic.paths)
-    topic.values.extend(row)
-
-
-def _note_kind(topic: TopicStatistics, bag: Bag, raw: bytes | memoryview) -> None:
+def _note_kind(topic: TopicStatistics, bag: Bag, raw: Raw) -> None:
     """Nothing; notes the size and encoding of a picture, or why it can't be decoded."""
     try:
         message = bag.message(raw, topic.topic.type)
         height, width = decode(message).shape[:2]
     except UserError as error:
-        topic.trouble = topic.trouble or str(error)
+        topic.note(error)
         return
     text = f'{width}x{height} {getattr(message, "encoding", None) or message.format}'
     topic.kinds[text] = topic.kinds.get(text, 0) + 1

@@ -6,13 +6,16 @@ from lewm_core.robot import ANY_TOPIC, RobotSpec
 from lewm_core.types import UserError
 from lewm_ros.bag_reader import Bag, Topic
 
+_FOREIGN = ('protobuf', 'flatbuffer', 'cbor', 'msgpack', 'json')  # of the mcap format's registry
+
 
 def find_topic(bag: Bag, wanted: str, type: str, what: str) -> Topic:
     """The topic of the bag that the spec means by `wanted`.
 
     A relative name also matches under a namespace, when exactly one there is of the type; '*'
-    is the one topic of the type that has messages. Raises UserError when it is missing or of
-    another type, with the topics that are there.
+    is the one topic of the type that has messages. Of a topic that comes in several types that
+    one is meant. Raises UserError when it is missing, of another type (with the topics that are
+    there), or of another system than ROS.
     """
     tail = '/' + wanted.lstrip('~/')
     named = [t for t in bag.topics if t.name == tail]
@@ -21,7 +24,7 @@ def find_topic(bag: Bag, wanted: str, type: str, what: str) -> Topic:
         named = [t for t in typed if t.count] or typed
     elif not named and not wanted.startswith('/'):
         named = [t for t in bag.topics if t.name.endswith(tail)]
-        named = [t for t in named if t.type == type] or named
+    named = [t for t in named if t.type == type] or named
     names = sorted({t.name for t in named})
     if not names:
         wanted = f'{wanted!r} of type {type}' if wanted == ANY_TOPIC else repr(wanted)
@@ -30,12 +33,16 @@ def find_topic(bag: Bag, wanted: str, type: str, what: str) -> Topic:
     if len(names) > 1:
         raise UserError(f'bag {str(bag.path)!r} has several topics that {wanted!r} may mean for '
                         f'the {what}: {names}; give one of them in full in the robot spec')
-    for topic in named:
-        if topic.type != type:
-            raise UserError(f'topic {topic.name!r} in bag {str(bag.path)!r} is a {topic.type}, '
-                            f'but the robot spec expects {type} for the {what}; correct the spec '
-                            'or record the other topic')
-    return Topic(names[0], type, sum(t.count for t in named))
+    topic = named[0]
+    if topic.type != type:
+        raise UserError(f'topic {topic.name!r} in bag {str(bag.path)!r} is a '
+                        f'{topic.type or "message of no type"}, but the robot spec expects {type} '
+                        f'for the {what}; correct the spec or record the other topic')
+    if topic.encoding in _FOREIGN:
+        raise UserError(f'topic {topic.name!r} in bag {str(bag.path)!r} is written as '
+                        f'{topic.encoding}, but cdr (ROS 2) or ros1 is expected; record it from '
+                        'ROS')
+    return topic
 
 
 def find_topics(bag: Bag, spec: RobotSpec) -> dict[str, str]:
@@ -60,6 +67,9 @@ def find_topics(bag: Bag, spec: RobotSpec) -> dict[str, str]:
         raise UserError(f'bag {str(bag.path)!r} has {camera.count} images on {camera.name!r} but '
                         f'no command on {action.name!r}; record it again while the robot is '
                         'driven')
+    if action.name == camera.name:
+        raise UserError(f'camera and commands are both {camera.name!r} in the robot spec; give '
+                        'the topic of what the robot is told')
     names = {'camera': camera.name, 'action': action.name}
     for state in spec.state:
         names[state.topic] = find_topic(bag, state.topic, state.type, 'state').name

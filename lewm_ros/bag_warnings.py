@@ -27,6 +27,9 @@ def of_topic(topic: TopicStatistics, motion: Motion | None) -> Iterator[str]:
         yield f'{name}: {motion.failed} of {motion.failed + motion.frames} pictures cannot be read'
     if topic.topic.type in IMAGES and len({k.split(' ')[0] for k in topic.kinds}) > 1:
         yield f'{name}: the size of the pictures changes: {", ".join(topic.kinds)}'
+    if topic.others:
+        yield (f'{name}: {topic.others} messages are of another type than {topic.topic.type} and '
+               'are not shown')
     if topic.connections > 1:
         yield (f'{name}: {topic.connections} connections; were there several publishers, one '
                'would undo what another says')
@@ -59,7 +62,8 @@ def of_clocks(topics: dict[str, TopicStatistics]) -> Iterator[str]:
                 'replayed, simulated, or is its clock wrong?', []).append(name)
         filled = topic.stamps.filled()
         spans = [float(np.ptp(s)) / 1e9 for s in (filled.header, filled.log)]
-        if not timing.backwards and max(spans) > 1 and not 0.9 < spans[0] / spans[1] < 1.1:
+        if not timing.backwards and max(spans) > 1 and min(spans) > 0 and not (
+                0.9 < spans[0] / spans[1] < 1.1):
             times = float(f'{spans[0] / spans[1]:.1g}')
             apart.setdefault(f'header stamps run about {times:g} times as fast as log time, as in '
                              'a simulation not at real time', []).append(name)

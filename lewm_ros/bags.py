@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lewm_core.config import DataConfig, ModelConfig
 from lewm_core.dataset import Dataset, split_episodes
-from lewm_core.dataset_layout import new_dataset
+from lewm_core.dataset_layout import check_output, new_dataset
 from lewm_core.merge import join
 from lewm_core.merge import storage as storage_of
 from lewm_core.robot import RobotSpec
@@ -21,7 +21,7 @@ from lewm_ros.bag_rows import BagRows, check_length, read_part, with_source
 from lewm_ros.dataset_fill import Work, write_parts
 from lewm_ros.pixel_pass import ConversionStopped
 
-__all__ = ['WINDOW', 'ConversionReport', 'ConversionStopped', 'convert']
+__all__ = ['WINDOW', 'AllFailed', 'ConversionReport', 'ConversionStopped', 'convert']
 
 _LOG = logging.getLogger(__name__)
 # The paper's window: three frames of history and the one they predict, a block apart.
@@ -71,11 +71,20 @@ class ConversionReport:
                             (self.timeouts, 'steps had no command in force'),
                             (self.uncommanded, 'frames came before the first or after the last '
                              'command'), (self.queued, 'messages came out of a queue at once'),
-                            (len(self.known), 'bags were in the dataset already'),
+                            (len(self.known), 'bags were given twice or in the dataset already'),
                             (len(self.failed), 'bags failed')):
             if count:
                 text += f'; {count} {what}'
         return text
+
+
+class AllFailed(UserError):
+    """None of several bags can be converted; `failed` says why of each."""
+
+    def __init__(self, failed: list[tuple[Path, str]]) -> None:
+        super().__init__(f'none of the {len(failed)} bags can be converted: '
+                         + '; '.join(text for _, text in failed))
+        self.failed = failed
 
 
 def convert(bags: Sequence[str | Path], spec: RobotSpec, output: str | Path,
@@ -96,6 +105,7 @@ def convert(bags: Sequence[str | Path], spec: RobotSpec, output: str | Path,
     input where nothing is left, and ConversionStopped when `should_stop` says so.
     """
     output = Path(output)
+    check_output(output)
     if output.exists() and not (overwrite or append):
         raise UserError(f'output {str(output)!r} exists already; give another path, append=true '
                         'or overwrite=true')
@@ -150,10 +160,7 @@ def _gather(paths: list[Path], spec: RobotSpec, window: int, should_stop: Callab
 
 
 def _all_failed(failed: list[tuple[Path, str]]) -> UserError:
-    if len(failed) == 1:
-        return UserError(failed[0][1])
-    return UserError(f'none of the {len(failed)} bags can be converted: '
-                     + '; '.join(text for _, text in failed))
+    return UserError(failed[0][1]) if len(failed) == 1 else AllFailed(failed)
 
 
 def _hashes(base: Dataset | None) -> set[str]:

@@ -44,9 +44,12 @@ class Stamps:
     def usable(self) -> bool:
         """Whether the header stamps are there and advance."""
         stamps = self.header[self.header != 0]
-        if 2 * len(stamps) < len(self.header) or not len(stamps):
-            return False
-        return len(self.header) < 3 or bool(stamps.min() < stamps.max())
+        return 2 * len(stamps) >= len(self.header) > 0 and _advances(stamps)
+
+
+def _advances(stamps: np.ndarray) -> bool:
+    """Whether they are not all the same; of one or two nobody can say."""
+    return len(stamps) < 3 or bool(stamps.min() < stamps.max())
 
 
 def choose_clock(frames: Stamps, others: Stamps, what: str) -> tuple[str, str]:
@@ -54,6 +57,8 @@ def choose_clock(frames: Stamps, others: Stamps, what: str) -> tuple[str, str]:
     without = [name for name, s in (('frames', frames), (what, others)) if not s.usable()]
     if without:
         return 'log', f'{" and ".join(without)} have no header stamps to go by'
+    if not _advances(frames.log) or not _advances(others.log):
+        return 'header', 'log time does not advance'
     apart = disagreement_s(frames, others)
     if apart is None:
         return 'header', f'frames and {what} have header stamps of one clock'

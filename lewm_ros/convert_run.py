@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from lewm_core.dataset_layout import writing
 from lewm_core.dataset_report import write_dataset_report
 from lewm_core.merge import merge
 from lewm_core.paths import load_robot
-from lewm_core.terminal import EXIT_ERROR, EXIT_INTERRUPTED, Bar, interrupts
-from lewm_ros.bags import ConversionReport, ConversionStopped, convert
+from lewm_core.terminal import EXIT_ERROR, EXIT_INTERRUPTED, Bar, failures, interrupts
+from lewm_core.types import UserError
+from lewm_ros.bag_files import shown
+from lewm_ros.bags import AllFailed, ConversionStopped, convert
 
 
 def run(job: Any, overrides: list[str]) -> int:
@@ -24,22 +27,18 @@ def run(job: Any, overrides: list[str]) -> int:
         except ConversionStopped:
             print('stopped; nothing was written', file=sys.stderr)
             return EXIT_INTERRUPTED
+        except AllFailed as error:
+            print(failures(error.failed, 'bags cannot be converted'), file=sys.stderr, end='')
+            raise UserError('none of the bags can be converted, for the reasons above; nothing '
+                            'was written') from None
         finally:
             bar.close()
     if job.report:
-        write_dataset_report(job.output, [(str(p), why) for p, why in report.failed])
+        with writing(job.output.with_suffix('.report.html')):
+            write_dataset_report(job.output, [(shown(p), why) for p, why in report.failed])
     print(job.output)
-    print(table(report), file=sys.stderr, end='')
+    print(failures(report.failed, 'bags are not in the dataset'), file=sys.stderr, end='')
     return EXIT_ERROR if report.failed else 0
-
-
-def table(report: ConversionReport) -> str:
-    """A line for each bag that failed, with the reason; empty when none did."""
-    if not report.failed:
-        return ''
-    width = max(len(str(path)) for path, _ in report.failed)
-    return f'{len(report.failed)} bags are not in the dataset:\n' + ''.join(
-        f'  {str(path):<{width}}  {reason}\n' for path, reason in report.failed)
 
 
 def run_merge(job: Any, overrides: list[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from contextlib import suppress
 from typing import Any
 
 import cv2
@@ -29,8 +30,17 @@ _PACKED = {
     'uyvy': (2, cv2.COLOR_YUV2RGB_UYVY),
     'yuv422_yuy2': (2, cv2.COLOR_YUV2RGB_YUY2),
     'yuyv': (2, cv2.COLOR_YUV2RGB_YUY2),
+    # Nothing is said of the channels' meaning: taken as OpenCV has them.
+    '8uc1': (1, cv2.COLOR_GRAY2RGB),
+    '8uc3': (3, cv2.COLOR_BGR2RGB),
+    '8uc4': (4, cv2.COLOR_BGRA2RGB),
 }
-ENCODINGS = (*_PACKED, 'mono16')
+# Of two bytes a channel: the high byte is decoded as one of the above. It is the camera's full
+# range, whatever its bit depth, without a guess.
+_WIDE = {name.replace('8', '16'): name for name in _PACKED if '8' in name}
+# A plane of brightness, then one of half as many rows with colours.
+_PLANAR = {'nv12': cv2.COLOR_YUV2RGB_NV12, 'nv21': cv2.COLOR_YUV2RGB_NV21}
+ENCODINGS = (*_PACKED, *_WIDE, *_PLANAR)
 _JPEG = b'\xff\xd8\xff'
 _PNG = b'\x89PNG\r\n\x1a\n'
 _FLAGS = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
@@ -61,8 +71,8 @@ def picture(msg: Any, camera: Camera) -> np.ndarray:
 def decode(msg: Any) -> np.ndarray:
     """The picture (h, w, 3) uint8 RGB, C-contiguous, of an Image or a CompressedImage message.
 
-    Takes rclpy and rosbags messages; `data` may be bytes, an array or NumPy. mono16 keeps its
-    high byte. The result may share memory with the message. Encodings: sensor_msgs
+    Takes rclpy and rosbags messages; `data` may be bytes, an array or NumPy. Channels of 16 bits
+    keep their high byte. The result may share memory with the message. Encodings: sensor_msgs
     image_encodings.hpp; one outside `ENCODINGS` goes to cv_bridge where that is installed.
     Raises UserError on an unknown encoding or malformed data.
     """
@@ -73,18 +83,21 @@ def decode(msg: Any) -> np.ndarray:
 
 def _decode_raw(msg: Any) -> np.ndarray:
     encoding = msg.encoding.lower()
-    if encoding == 'mono16':
-        wide = _rows(msg, 2).view('>u2' if msg.is_bigendian else '<u2')
-        # The high byte: the camera's full range, whatever its bit depth, without a guess.
-        return cv2.cvtColor((wide >> 8).astype(np.uint8), cv2.COLOR_GRAY2RGB)
-    if encoding not in _PACKED:
+    if encoding in _PLANAR:
+        return _decode_planar(msg, _PLANAR[encoding])
+    narrow = _WIDE.get(encoding, encoding)
+    if narrow not in _PACKED:
         return _cv_bridge(msg)
-    size, code = _PACKED[encoding]
-    rows = _rows(msg, size)
+    size, code = _PACKED[narrow]
+    if narrow != encoding:
+        wide = _rows(msg, 2 * size).view('>u2' if msg.is_bigendian else '<u2')
+        rows = (wide >> 8).astype(np.uint8)
+    else:
+        rows = _rows(msg, size)
     if size == 2 and msg.width % 2:
         raise UserError(f'image of {msg.width}x{msg.height} in {msg.encoding!r} has an odd width, '
                         'but two pixels share their colour there; correct the camera driver')
-    if encoding.startswith('bayer') and min(msg.width, msg.height) < 3:
+    if narrow.startswith('bayer') and min(msg.width, msg.height) < 3:
         raise UserError(f'image of {msg.width}x{msg.height} in {msg.encoding!r} is too small for '
                         'a colour mosaic; at least 3x3 pixels are expected')
     pixels = rows if size == 1 else rows.reshape(msg.height, msg.width, size)
@@ -93,9 +106,17 @@ def _decode_raw(msg: Any) -> np.ndarray:
     return cv2.cvtColor(pixels, code)
 
 
-def _rows(msg: Any, size: int) -> np.ndarray:
+def _decode_planar(msg: Any, code: int) -> np.ndarray:
+    if msg.width % 2 or msg.height % 2:
+        raise UserError(f'image of {msg.width}x{msg.height} in {msg.encoding!r} has an odd side, '
+                        'but four pixels share their colour there; correct the camera driver')
+    return cv2.cvtColor(_rows(msg, 1, 3 * int(msg.height) // 2), code)
+
+
+def _rows(msg: Any, size: int, height: int | None = None) -> np.ndarray:
     """The image's bytes (h, w * size), C-contiguous, without the padding at the rows' ends."""
-    height, width, step = int(msg.height), int(msg.width), int(msg.step)
+    height = int(msg.height) if height is None else height
+    width, step = int(msg.width), int(msg.step)
     data = np.frombuffer(msg.data, dtype=np.uint8)
     row = width * size
     if height < 1 or width < 1:
@@ -136,23 +157,22 @@ def _jpeg_size(data: Any) -> tuple[int, int] | None:
 def _decode_compressed(msg: Any, scale: int = 1) -> np.ndarray:
     # By content: the format field is free text ('jpg', 'rgb8; jpeg compressed bgr8', '').
     data = bytes(msg.data)
+    whole, reason = True, 'is cut off or damaged; record it again'
     if data.startswith(_JPEG):
         # OpenCV fills what a cut-off file lacks with grey and says nothing.
         whole = data.rfind(b'\xff\xd9') > data.rfind(b'\xff\xda')
     elif data.startswith(_PNG):
         whole = b'IEND' in data[-4096:] or b'IEND' in data
-    else:
-        raise UserError(f'compressed image (format {msg.format!r}) begins with '
-                        f'{data[:4].hex()!r}, which is neither JPEG nor PNG; publish it as one '
-                        'of these or raw')
-    flags = _FLAGS[scale] | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        bgr = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags) if whole else None
-    except cv2.error:  # a damaged header may ask for more pixels than OpenCV allows
-        bgr = None
+    else:  # WebP, TIFF and others, of which it refuses what is cut off
+        reason = (f'begins with {data[:4].hex()!r}, which is neither JPEG nor PNG nor another '
+                  'picture that OpenCV reads; publish it as one of these or raw')
+    bgr = None
+    if whole and data:
+        with suppress(cv2.error):
+            bgr = cv2.imdecode(np.frombuffer(data, dtype=np.uint8),
+                               _FLAGS[scale] | cv2.IMREAD_IGNORE_ORIENTATION)
     if bgr is None:
-        raise UserError(f'compressed image (format {msg.format!r}, {len(data)} bytes) is cut off '
-                        'or damaged; record it again')
+        raise UserError(f'compressed image (format {msg.format!r}, {len(data)} bytes) {reason}')
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 

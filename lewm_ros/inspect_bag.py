@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from lewm_core.types import UserError
+from lewm_ros.bag_files import shown
 from lewm_ros.bag_reader import Bag, find_bags, open_bag
 from lewm_ros.bag_statistics import IMAGES, Timing, TopicStatistics, read_statistics
 from lewm_ros.bag_warnings import between, of_clocks, of_topic
@@ -82,27 +84,52 @@ def inspect_bag(path: str | Path, latency: bool = False, typestore: str = '') ->
     number of connections; the sizes and encodings of pictures. With `latency`, how long a
     command takes to move the picture. `typestore`: as for `open_bag`.
     """
-    return '\n\n'.join(inspect_one(p, latency, typestore).text(latency)
-                       for p in find_bags([path]))
+    return '\n\n'.join(inspect_bags(path, [], latency, typestore))
+
+
+def inspect_bags(path: str | Path, failed: list[tuple[Path, str]], latency: bool = False,
+                 typestore: str = '') -> Iterator[str]:
+    """Yields what `inspect_bag` says of each bag at `path`.
+
+    Of several those that can't be read are noted in `failed`, each with the reason; raises
+    UserError where there is no other.
+    """
+    paths = find_bags([path])
+    for bag in paths:
+        try:
+            yield inspect_one(bag, latency, typestore).text(latency)
+        except UserError as error:
+            if len(paths) == 1:
+                raise
+            failed.append((bag, str(error)))
 
 
 def suggest_spec(path: str | Path, latency: bool = False, typestore: str = ''
                  ) -> tuple[str, tuple[str, ...]]:
     """The YAML of a robot spec that fits the bag at `path`, and what is odd in that bag.
 
-    Of several bags the one with the most messages is taken. Raises UserError where there is no
-    camera, or nothing that looks like commands.
+    Of several bags the one with the most messages that has a camera and commands is taken. Raises
+    UserError where none has.
     """
-    paths = find_bags([path])
+    paths, faults = find_bags([path]), []
     if len(paths) > 1:
         paths.sort(key=_messages, reverse=True)
-    found = inspect_one(paths[0], latency, typestore)
-    return found.spec(latency), found.warnings
+    for bag in paths:
+        try:
+            found = inspect_one(bag, latency, typestore)
+            return found.spec(latency), found.warnings
+        except UserError as error:
+            faults.append(error)
+    raise faults[0]
 
 
 def _messages(path: Path) -> int:
-    with open_bag(path) as bag:
-        return sum(t.count for t in bag.topics)
+    """The number of messages in a bag; -1 where it can't be read."""
+    try:
+        with open_bag(path) as bag:
+            return sum(t.count for t in bag.topics)
+    except UserError:
+        return -1
 
 
 def inspect_one(path: Path, latency: bool = False, typestore: str = '') -> Inspection:
@@ -174,7 +201,7 @@ def _table(path: Path, topics: dict[str, TopicStatistics]) -> str:
     logs = [t.stamps.log for t in topics.values() if len(t.log)]
     seconds = (max(s.max() for s in logs) - min(s.min() for s in logs)) / 1e9 if logs else 0.0
     total = sum(len(t.log) for t in topics.values())
-    lines = [f'{path}: {total} messages, {seconds:.1f} s of log time']
+    lines = [f'{shown(path)}: {total} messages, {seconds:.1f} s of log time']
     rows = [('topic', 'type', 'messages', 'rate', 'jitter', 'gaps', 'longest', 'by', 'received',
              'from', 'pictures')]
     for name, t in topics.items():

@@ -55,7 +55,7 @@ def look(bag: Bag, topic: str, type: str, count: int, most: int) -> Motion:
     camera = Camera('camera', topic, SIDE, SIDE, type)
     low, high = np.full((SIDE, SIDE), np.inf), np.full((SIDE, SIDE), -np.inf)
     pairs, rows, last, frames, failed = [], [], None, 0, 0
-    for index, raw in zip(wanted, bag.pick(topic, wanted)):
+    for index, raw in zip(wanted, bag.pick(topic, wanted, type)):
         try:
             grey = reduced(picture(bag.message(raw, type), camera))
         except UserError:

@@ -93,7 +93,8 @@ class Reader:
         done = 0
         try:
             bag = self._bag_at(part.bag)
-            for index, raw in zip(part.frames, bag.pick(part.topic, part.frames)):
+            for index, raw in zip(part.frames, bag.pick(part.topic, part.frames,
+                                                        part.camera.type)):
                 try:
                     pixels = picture(bag.message(raw, part.camera.type), part.camera)
                 except UserError as error:
@@ -104,7 +105,7 @@ class Reader:
                     _write(handle, pixels, target.offset + (part.row + done) * pixels.nbytes)
                 done += 1
                 yield
-        except UserError as error:  # the recording can't be read from here on
+        except UserError as error:  # the recording isn't what it was in the first pass
             filled.bad.update(dict.fromkeys(part.frames[done:], str(error)))
         finally:
             os.close(handle)

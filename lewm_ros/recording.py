@@ -20,11 +20,17 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass
 class Stream:
-    """One topic's messages in order of log time: both stamps, and the numbers where wanted."""
+    """One topic's messages in order of log time: both stamps, and the numbers that are wanted."""
 
     header_ns: list[int] = field(default_factory=list)
     log_ns: list[int] = field(default_factory=list)
     values: list[list[float]] = field(default_factory=list)
+
+    def add(self, header_ns: int, log_ns: int, row: list[float]) -> None:
+        """Nothing; appends a message's stamps and numbers."""
+        self.header_ns.append(header_ns)
+        self.log_ns.append(log_ns)
+        self.values.append(row)
 
     def stamps(self, clock: str) -> list[int]:
         """The stamps (n,) by `clock`: 'header' or 'log'."""
@@ -63,60 +69,73 @@ class Recording:
     uncommanded: int = 0
 
 
+@dataclass
+class _Wanted:
+    """What is taken of one topic: by each outlet the stamps, and the numbers at its paths."""
+
+    type: str
+    kind: str = ''  # of its messages in `order`; a topic of states alone is in none
+    outlets: list[tuple[Stream, tuple[str, ...]]] = field(default_factory=list)
+
+    @property
+    def numbers(self) -> bool:
+        """Whether its messages must be taken apart; no image is."""
+        return any(paths for _, paths in self.outlets)
+
+
 def read_times(bag: Bag, spec: RobotSpec) -> Recording:
     """The recording's stamps, commands and states; no image is taken apart for it.
 
-    Messages that can't be read are left out and counted in the bag's losses. Raises UserError for
-    a missing topic, another type, a field that isn't there, images without commands, and a command
-    that is not finite.
+    Messages that can't be read, or lack a number that the spec names, are left out and counted in
+    the bag's losses. Raises UserError for a missing topic, another type, a field that isn't
+    there, images without commands, and a command that is not finite.
     """
     recording = Recording(str(bag.path), find_topics(bag, spec))
     _check_types(bag, spec)
-    recording.states = [Stream() for _ in spec.state]
+    wanted = _wanted(recording, spec)
+    headed = {name: bag.has_header(topic.type) for name, topic in wanted.items()}
+    heads = [name for name, topic in wanted.items() if not topic.numbers]
     damaged: list[UserError] = []
-    kinds = {recording.topics['camera']: ('frame', recording.frames, spec.camera.type, ()),
-             recording.topics['action']: ('command', recording.commands, spec.action.type,
-                                          tuple(f.path for f in spec.action.fields))}
-    if 'episode' in recording.topics:
-        kinds[recording.topics['episode']] = ('marker', recording.markers,
-                                              'std_msgs/msg/Header', ())
-    states = {recording.topics[s.topic]: (stream, s)
-              for s, stream in zip(spec.state, recording.states)}
-    headed = {name: bag.has_header(kind) for name, (_, _, kind, _) in kinds.items()}
-    headed.update({name: bag.has_header(s.type) for name, (_, s) in states.items()})
-    whole = {name: kind for name, (_, _, kind, paths) in kinds.items() if paths}
-    whole.update({name: s.type for name, (_, s) in states.items()})
-    # No image is read for its stamp.
-    heads = [n for n, (*_, paths) in kinds.items() if not paths and n not in states]
-    for topic, log_ns, raw in bag.messages([*kinds, *states], heads, damaged=True):
+    for name, log_ns, raw in bag.messages({n: t.type for n, t in wanted.items()}, heads,
+                                          damaged=True):
+        topic = wanted[name]
         try:
-            header_ns, message = _taken_apart(bag, raw, headed[topic], whole.get(topic))
+            header_ns = bag.header_ns(raw) if headed[name] or isinstance(raw, UserError) else 0
+            message = bag.message(raw, topic.type) if topic.numbers else None
+            rows = [[get_field(message, path) for path in paths] for _, paths in topic.outlets]
         except UserError as error:
             damaged.append(error)
-            if topic == recording.topics['camera']:
+            if topic.kind == 'frame':
                 # It keeps its place among the images, but no step takes it.
-                _append(recording.frames, 0, log_ns, (), None)
+                recording.frames.add(0, log_ns, [])
             continue
-        if topic in kinds:
-            kind, stream, _, paths = kinds[topic]
-            recording.order.append((kind, len(stream.log_ns)))
-            _append(stream, header_ns, log_ns, paths, message)
-        if topic in states:
-            stream, state = states[topic]
-            _append(stream, header_ns, log_ns, tuple(f.path for f in state.fields), message)
+        if topic.kind:
+            recording.order.append((topic.kind, len(topic.outlets[0][0].log_ns)))
+        for (stream, _), row in zip(topic.outlets, rows):
+            stream.add(header_ns, log_ns, row)
     _say_damaged(bag, recording, damaged)
     _check_commands(recording, spec)
     _choose_clock(recording, spec)
     return recording
 
 
-def _taken_apart(bag: Bag, raw: bytes | memoryview | UserError, headed: bool,
-                 type: str | None) -> tuple[int, object]:
-    """The header stamp, and the message where its `type` is given; raises UserError."""
-    if isinstance(raw, UserError):
-        raise raw
-    header_ns = bag.header_ns(raw) if headed else 0
-    return header_ns, bag.message(raw, type) if type else None
+def _wanted(recording: Recording, spec: RobotSpec) -> dict[str, _Wanted]:
+    """By the topic's name in the bag; one may be the commands' and states' at once."""
+    found: dict[str, _Wanted] = {}
+
+    def add(key: str, kind: str, stream: Stream, type: str, paths: tuple[str, ...] = ()) -> None:
+        if key in recording.topics:
+            topic = found.setdefault(recording.topics[key], _Wanted(type, kind))
+            topic.outlets.append((stream, paths))
+
+    add('camera', 'frame', recording.frames, spec.camera.type)
+    add('action', 'command', recording.commands, spec.action.type,
+        tuple(f.path for f in spec.action.fields))
+    add('episode', 'marker', recording.markers, 'std_msgs/msg/Header')
+    recording.states = [Stream() for _ in spec.state]
+    for state, stream in zip(spec.state, recording.states):
+        add(state.topic, '', stream, state.type, tuple(f.path for f in state.fields))
+    return found
 
 
 def _say_damaged(bag: Bag, recording: Recording, damaged: list[UserError]) -> None:
@@ -127,14 +146,6 @@ def _say_damaged(bag: Bag, recording: Recording, damaged: list[UserError]) -> No
         raise damaged[0]
     bag.losses += (Loss(f'{len(damaged)} messages: {damaged[0]}', messages=len(damaged)),)
     _LOG.warning('%s; %d such messages are left out', damaged[0], len(damaged))
-
-
-def _append(stream: Stream, header_ns: int, log_ns: int, paths: tuple[str, ...],
-            msg: object) -> None:
-    stream.header_ns.append(header_ns)
-    stream.log_ns.append(log_ns)
-    if paths:
-        stream.values.append([get_field(msg, path) for path in paths])
 
 
 def _check_types(bag: Bag, spec: RobotSpec) -> None:
@@ -148,7 +159,8 @@ def _check_types(bag: Bag, spec: RobotSpec) -> None:
 
 def _check_commands(recording: Recording, spec: RobotSpec) -> None:
     values = np.array(recording.commands.values, dtype=np.float64)
-    bad = np.argwhere(~np.isfinite(values))
+    with np.errstate(over='ignore'):  # as the dataset holds them
+        bad = np.argwhere(~np.isfinite(values.astype(np.float32)))
     if len(bad):
         row, column = (int(v) for v in bad[0])
         stamp = recording.commands.header_ns[row] or recording.commands.log_ns[row]
@@ -156,8 +168,8 @@ def _check_commands(recording: Recording, spec: RobotSpec) -> None:
         raise UserError(f'bag {recording.name!r} has a command with {path} = '
                         f'{values[row, column]} at stamp {stamp / 1e9:.9f} s on '
                         f'{recording.topics["action"]!r} ({len(np.unique(bad[:, 0]))} '
-                        'in all), but finite numbers are expected; mend their publisher and '
-                        'record again, or cut that part out')
+                        'in all), but finite 32-bit numbers are expected; mend their publisher '
+                        'and record again, or cut that part out')
     outside = ((values < spec.low) | (values > spec.high)).any(axis=1).sum()
     if outside:
         _LOG.warning('%s: %d of %d commands are outside the limits of the robot spec; they are '

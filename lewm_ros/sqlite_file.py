@@ -9,7 +9,6 @@ import tempfile
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -29,11 +28,15 @@ class SqliteFile:
         self.losses: list[Loss] = []
         self.channels: dict[int, Channel] = {}
         missing, page = _missing_bytes(path)
-        self._copy = None
-        if missing and path.stat().st_size % page:
+        self._copy: tempfile.TemporaryDirectory[str] | None = None
+        size = path.stat().st_size
+        if missing and size % page:
             # SQLite takes what a page lacks for zeros, and a message for whole.
-            self._copy = _whole_pages(path, page)
-            path = Path(self._copy.name)
+            path = self._copied(path)
+            os.truncate(path, size // page * page)
+        elif (log := _write_ahead_log(path)) and not path.with_name(f'{path.name}-shm').exists():
+            # No recorder is at it, and to read the log SQLite would write beside the bag.
+            path = self._copied(path, log)
         self._open = _connect(path)
         try:
             self._read_topics()
@@ -52,7 +55,12 @@ class SqliteFile:
         """Nothing; the file is closed."""
         self._open.close()
         if self._copy is not None:
-            self._copy.close()
+            self._copy.cleanup()
+
+    def _copied(self, *files: Path) -> Path:
+        """The first of copies of `files` that are gone when this is closed."""
+        self._copy = tempfile.TemporaryDirectory(prefix='lewm_bag_')
+        return [Path(shutil.copyfile(file, Path(self._copy.name, file.name))) for file in files][0]
 
     def heads(self, entries: Entries, most: np.ndarray) -> Iterator[bytes | memoryview]:
         """Yields of each message the first `most` (n,) bytes at least; all of it where -1."""
@@ -160,14 +168,19 @@ class SqliteFile:
 
 def _connect(path: Path) -> sqlite3.Connection:
     """The database, read-only. `immutable` leaves it alone, but knows no write-ahead log."""
-    log = path.with_name(path.name + '-wal')
-    mode = 'mode=ro' if log.exists() and log.stat().st_size else 'immutable=1'
+    mode = 'mode=ro' if _write_ahead_log(path) else 'immutable=1'
     name = str(path.absolute()).replace('%', '%25').replace('?', '%3f').replace('#', '%23')
     connection = sqlite3.connect(f'file:{name}?{mode}', uri=True, isolation_level=None)
     # Without it SQLite refuses a file that is shorter than its header says.
     connection.execute('PRAGMA writable_schema = ON')
     connection.execute('PRAGMA cell_size_check = ON')
     return connection
+
+
+def _write_ahead_log(path: Path) -> Path | None:
+    """What was written last, when it is not in the file itself yet."""
+    log = path.with_name(f'{path.name}-wal')
+    return log if log.exists() and log.stat().st_size else None
 
 
 def _missing_bytes(path: Path) -> tuple[int, int]:
@@ -185,14 +198,3 @@ def _missing_bytes(path: Path) -> tuple[int, int]:
     pages = int.from_bytes(head[28:32], 'big')
     counted = head[24:28] == head[92:96]  # else an old SQLite wrote it, without a size
     return max(pages * page - size, 0) if counted else 0, page
-
-
-def _whole_pages(path: Path, page: int) -> IO[bytes]:
-    """A temporary copy of the file without the page that is there in part."""
-    size = path.stat().st_size // page * page
-    copy = tempfile.NamedTemporaryFile(prefix='lewm_bag_', suffix='.db3')
-    with path.open('rb') as whole:
-        shutil.copyfileobj(whole, copy)
-    copy.truncate(size)
-    copy.flush()
-    return copy

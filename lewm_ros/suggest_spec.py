@@ -14,6 +14,7 @@ import yaml
 
 from lewm_core.robot import RobotSpec
 from lewm_core.types import UserError
+from lewm_ros.bag_files import shown
 from lewm_ros.bag_statistics import IMAGES, MARKER, STATES, TopicStatistics, command_score
 from lewm_ros.latency import Latency
 
@@ -115,7 +116,7 @@ def suggest(topics: dict[str, TopicStatistics], chosen: Chosen, path: Path, cloc
     gaps = np.diff(chosen.camera.times(clock)) / 1e9
     usual = np.percentile(gaps[gaps > 0], 99) if (gaps > 0).any() else 0.0
     age = max(0.5, _up(2 * usual), _up(2 / rate)) if usual < 5 else 0.5
-    lines = [f'# Suggested by `lewm inspect {path} --spec`: read it through before use.',
+    lines = [f'# Suggested by `lewm inspect {shown(path)} --spec`: read it through before use.',
              f'name: {_name(path.stem)}',
              f'rate_hz: {rate:g}  # {why}',
              f'max_age_s: {max(age, _up(1 / rate)):g}  # 99 % of the camera intervals are at most '
@@ -170,8 +171,10 @@ def _action(chosen: Chosen, rate: float, clock: str, latency: Latency | None) ->
         low, high = outward(float(column.min()), float(column.max()), zero)
         safe = min(max(0.0, low), high)
         note = '' if zero else '  # safe: is the robot at rest then?'
-        lines.append(f'    - {{path: {_plain(topic.paths[i])}, min: {low:g}, max: {high:g}, '
-                     f'safe: {safe:g}, unit: {_unit(topic.paths[i])}}}{note}'
+        limits = ', '.join(f'{name}: {_number(value)}' for name, value in
+                           (('min', low), ('max', high), ('safe', safe)))
+        lines.append(f'    - {{path: {_plain(topic.paths[i])}, {limits}, '
+                     f'unit: {_unit(topic.paths[i])}}}{note}'
                      f'  # {"" if note else "seen "}{column.min():.4g} to {column.max():.4g}'
                      .replace('?  # ', '? seen '))
     return lines
@@ -212,6 +215,8 @@ def outward(low: float, high: float, zero: bool = True) -> tuple[float, float]:
     if zero:
         low, high = min(low, 0.0), max(high, 0.0)
     raw = (high - low) / 10
+    if not 1e-9 < raw < 1e9:  # nothing that a robot is told
+        return low, high
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * f for f in (1, 2, 5, 10) if power * f >= raw * 0.999)
     digits = max(0, -math.floor(math.log10(step)) + 1)
@@ -244,6 +249,12 @@ def _relative(name: str) -> str:
 def _plain(text: str) -> str:
     """The text as YAML takes it inside braces: quoted where it would be anything else."""
     return text if '[' not in text and yaml.safe_load(text) == text else repr(text)
+
+
+def _number(value: float) -> str:
+    """The number as YAML takes it: without a point, 1e-05 would be a text."""
+    text = f'{value:g}'
+    return text if '.' in text else text.replace('e', '.0e')
 
 
 def _name(text: str) -> str:
