@@ -5,11 +5,13 @@ from __future__ import annotations
 import array
 from pathlib import Path
 
+import h5py
 import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 from lewm_core.robot import RobotSpec
+from lewm_ros.bags import convert
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
 T = STORE.types
@@ -113,3 +115,19 @@ def with_latency(spec: RobotSpec, **changes) -> RobotSpec:
     tree = spec.to_dict()
     tree['action'].update(changes)
     return RobotSpec.from_dict(tree)
+
+
+def without(spec, *keys, **changes):
+    """The spec without some of its optional parts, and with other values."""
+    tree = {**spec.to_dict(), **changes}
+    for key in keys:
+        tree.pop(key)
+    return RobotSpec.from_dict(tree)
+
+
+def converted(tmp_path, messages, spec, **kwargs):
+    """The report and the columns of the dataset made of one bag."""
+    bag = write_bag(tmp_path / 'bag', messages)
+    report = convert([bag], spec, tmp_path / 'data.h5', **kwargs)
+    with h5py.File(report.output) as file:
+        return report, {key: file[key][:] for key in file}
