@@ -63,6 +63,10 @@ class PlannerNode(ManagedNode):
         for each in filter(None, (warning, patience(self._deadline_s, self._spec.max_age_s))):
             self.get_logger().warning(each)
         self._listen()
+        self.get_logger().info(
+            f'ready: a plan takes {1e3 * self._warm_s:.0f} ms and is made '
+            f'{"a block ahead" if self._ahead else "at its first frame"}; pictures from '
+            f'{self._camera.topic_name!r}, commands to {self._commands.topic_name!r}')
         if goal is not None:
             header = Header(stamp=self.get_clock().now().to_msg(), frame_id=params.goal)
             self._take_goal(goal, header)
@@ -208,6 +212,7 @@ class PlannerNode(ManagedNode):
             self._driver.count['goals'] += 1
             if not drives:  # a goal that follows another must not excuse a camera that is gone
                 self._watch.begin()
+            self.get_logger().info('the goal is taken')
             self._accepted.publish(header)
 
         self._driver.set_goal(pixels, done)

@@ -21,7 +21,7 @@ from lewm_ros.node import BasicNode, run_node
 from lewm_ros.params import declare, declare_one, option, read, warn_unknown
 
 _BATCH = 500
-_IDLE_S = 0.3
+_IDLE_S, _LIVELY_S, _LONGEST_S = 0.3, 1.0, 10.0
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
@@ -201,14 +201,7 @@ class Recorder(BasicNode):
         """
         if self._done is not None:
             return self._done
-        quiet = time.monotonic()
-        deadline = quiet + 10.0
-        subscribed = [t for t in self._topics if t.subscription is not None]
-        while time.monotonic() < min(quiet + _IDLE_S, deadline):
-            if sum(self._drain(topic) for topic in subscribed):
-                quiet = time.monotonic()
-            else:
-                time.sleep(0.01)
+        self._write_what_waits()
         try:
             path = self._bag.close()
         except (UserError, OSError) as error:
@@ -221,6 +214,22 @@ class Recorder(BasicNode):
         self._publish()
         self._counts.wait_for_all_acked(Duration(seconds=2))
         return self._done
+
+    def _write_what_waits(self) -> None:
+        """Nothing; writes all that was sent until now, and what comes while that is done.
+
+        It has all come when nothing does for a while. A robot's camera never falls silent: then
+        it has when the queues are empty after a longer while.
+        """
+        begun = quiet = time.monotonic()
+        subscribed = [t for t in self._topics if t.subscription is not None]
+        while (now := time.monotonic()) < min(quiet + _IDLE_S, begun + _LONGEST_S):
+            if sum(self._drain(topic) for topic in subscribed):
+                quiet = now
+            elif now > begun + _LIVELY_S:
+                return
+            else:
+                time.sleep(0.01)
 
     def _on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success, response.message = self.complete()

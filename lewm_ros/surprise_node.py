@@ -98,7 +98,7 @@ class SurpriseNode(ManagedNode):
                       add(action, spec.action.topic, self._on_command, deep)]
         if spec.episode_topic is not None:
             self._made.append(add(Header, spec.episode_topic, self._on_marker, deep))
-        self._services = [
+        self._answers = [
             # A group of its own: it waits while images are handled.
             self.create_service(Trigger, '~/recalibrate', self._on_recalibrate,
                                 callback_group=self._waiting_group),
@@ -125,7 +125,7 @@ class SurpriseNode(ManagedNode):
         for subscription in self._made:
             self.destroy_subscription(subscription)
         if self._made:
-            for service in self._services:
+            for service in self._answers:
                 self.destroy_service(service)
             self.destroy_timer(self._poll)
         self._made, self._topics, self._monitor = [], None, None

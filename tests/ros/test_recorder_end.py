@@ -1,0 +1,29 @@
+"""The end of a recording while the robot goes on publishing."""
+
+from __future__ import annotations
+
+import threading
+
+from ros_toys import image
+from test_recorder import START, TICK, Driver, recorder, stop
+
+
+def test_a_camera_that_goes_on_does_not_keep_the_recorder_from_its_end(host, tmp_path):
+    """Ctrl-C took ten seconds beside any camera: the end was waited for until nothing came for a
+    while, and a robot's camera never falls silent. People then pressed it again."""
+    recorder(host, tmp_path, robot='', topics=['/camera/image_raw'])
+    driver = host.add(Driver)
+    assert host.wait_for(lambda: driver.out['/camera/image_raw'].get_subscription_count())
+    over, sent = threading.Event(), []
+
+    def film():
+        while len(sent) < 600 and not over.wait(0.01):
+            sent.append(driver.out['/camera/image_raw'].publish(image(START + len(sent) * TICK)))
+
+    camera = threading.Thread(target=film)
+    camera.start()
+    assert host.wait_for(lambda: driver.counts.get('/camera/image_raw', 0) > 5)
+    response = stop(host, driver)
+    over.set()
+    camera.join()
+    assert response.success and len(sent) < 600
