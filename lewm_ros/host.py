@@ -102,7 +102,7 @@ class Host:
         if not self.context.ok():
             return
         self._closing.set()
-        self._executor.wake()
+        self._executor.create_task(lambda: None)  # a wake alone is waited on to its end
         self._thread.join()
         self._executor.shutdown()
         rclpy.shutdown(context=self.context)
