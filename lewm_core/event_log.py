@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lewm_core import distributed
+from lewm_core.atomic import write_text
 from lewm_core.config import TrainConfig
 from lewm_core.types import UserError
 
@@ -48,7 +49,7 @@ class _WandB(EventLog):
         # A run that goes on is the same run there; what it logs again takes the old one's place.
         self._run = _wandb().init(project='lewm', name=folder.name, dir=str(folder), id=known,
                                   resume='allow' if known else None, config=settings)
-        kept.write_text(f'{self._run.id}\n')
+        write_text(kept, f'{self._run.id}\n')
 
     def __exit__(self, kind: object = None, *error: object) -> None:
         self._run.finish(exit_code=0 if kind is None else 1)

@@ -71,7 +71,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(recording, toy_model, tmp_path, unint
 
 
 def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(recording, toy_model, tmp_path):
-    config = dataclasses.replace(QUICK, steps=80, checkpoint_every=1, log_every=1)
+    config = dataclasses.replace(QUICK, steps=45, checkpoint_every=1, log_every=1)
     script = f"""
 import sys; sys.path[:0] = [{str(ROOT)!r}, {str(HERE)!r}]
 from lewm_core.config import *
@@ -84,7 +84,7 @@ train(Dataset.open({str(recording.path)!r}), {toy_model!r}, DataConfig(), {confi
     for _ in range(2):
         process = subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE,
                                    text=True)
-        for _ in range(moment.randint(1, 35)):
+        for _ in range(moment.randint(1, 20)):
             assert process.stdout.readline()
         process.send_signal(signal.SIGKILL)
         process.wait()
