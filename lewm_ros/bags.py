@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from lewm_ros.bag_hash import bag_hash
 from lewm_ros.bag_reader import find_bags
 from lewm_ros.bag_rows import BagRows, check_length, read_part, with_source
 from lewm_ros.dataset_fill import Work, write_parts
-from lewm_ros.pixel_pass import ConversionStopped
+from lewm_ros.pixel_pass import ConversionStopped, processes
 
 __all__ = ['WINDOW', 'AllFailed', 'ConversionReport', 'ConversionStopped', 'convert']
 
@@ -113,14 +114,19 @@ def convert(bags: Sequence[str | Path], spec: RobotSpec, output: str | Path,
     base = Dataset.open(output) if append and output.exists() else None
     if base is not None:
         spec, data = _check_base(base, spec, storage), base.data or data
-    gathered = _gather(find_bags(bags), spec, window, should_stop, _hashes(base), typestore)
-    if not gathered.parts:
-        return _nothing_new(gathered, output, base)
-    check_length(gathered.parts, spec, window)
-    spec = with_source(gathered.parts, spec)
-    work = Work(gathered.parts, spec, data, window, storage, quality,
-                _processes(workers, gathered.parts, spec), on_progress, should_stop)
-    _write(work, gathered, output, base)
+    paths = find_bags(bags)
+    with ExitStack() as others:
+        helpers = others.enter_context(processes(workers - 1))
+        gathered = _gather(paths, spec, window, should_stop, _hashes(base), typestore)
+        if not gathered.parts:
+            return _nothing_new(gathered, output, base)
+        check_length(gathered.parts, spec, window)
+        spec = with_source(gathered.parts, spec)
+        helpers = helpers or others.enter_context(
+            processes(_worth(workers, gathered.parts, spec) - 1))
+        work = Work(gathered.parts, spec, data, window, storage, quality, helpers, on_progress,
+                    should_stop)
+        _write(work, gathered, output, base)
     report = _report(gathered, work, output)
     _LOG.info('%s: %s', output, report.summary())
     return report
@@ -188,7 +194,8 @@ def _check_base(base: Dataset, spec: RobotSpec, kind: str) -> RobotSpec:
     return spec
 
 
-def _processes(workers: int, parts: list[BagRows], spec: RobotSpec) -> int:
+def _worth(workers: int, parts: list[BagRows], spec: RobotSpec) -> int:
+    """The number of processes that pay for their start, unless `workers` says it."""
     if workers:
         return workers
     frames = sum(len(part.frames) for part in parts)

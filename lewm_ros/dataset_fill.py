@@ -14,7 +14,7 @@ from lewm_core.dataset_layout import Columns, copy_bytes, lay_out
 from lewm_core.merge import Source, assemble
 from lewm_core.robot import RobotSpec
 from lewm_ros.bag_rows import Episode, BagRows, named, provenance_of, rows_of
-from lewm_ros.pixel_pass import Slice, Target, fill, slices
+from lewm_ros.pixel_pass import Helpers, Slice, Target, fill, slices
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Work:
     window: int
     storage: str
     quality: int
-    workers: int
+    helpers: Helpers | None
     on_progress: Callable[[int, int], None] | None
     should_stop: Callable[[], bool]
     failed: list[tuple[Path, str]] = field(default_factory=list)
@@ -42,7 +42,7 @@ def write_parts(work: Work, partial: Path) -> Path | None:
     target, columns, todo = _begin(work, partial)
     jpegs = _Stream(partial.with_name(partial.name + '.jpeg')) if target.quality else None
     bad: dict[Path, dict[int, str]] = {}
-    for part, filled in fill(todo, target, work.workers, _progress(work), work.should_stop):
+    for part, filled in fill(todo, target, work.helpers, _progress(work), work.should_stop):
         bad.setdefault(part.bag, {}).update(filled.bad)
         if jpegs is not None:
             jpegs.add(filled.jpegs)

@@ -159,8 +159,10 @@ def _decode_compressed(msg: Any, scale: int = 1) -> np.ndarray:
     data = bytes(msg.data)
     whole, reason = True, 'is cut off or damaged; record it again'
     if data.startswith(_JPEG):
-        # OpenCV fills what a cut-off file lacks with grey and says nothing.
-        whole = data.rfind(b'\xff\xd9') > data.rfind(b'\xff\xda')
+        # OpenCV fills what a cut-off file lacks with grey and says nothing. An end with no scan
+        # after it is looked for, as the last scan's beginning is far from both ends.
+        end = data.rfind(b'\xff\xd9')
+        whole = end >= 0 and data.find(b'\xff\xda', end) < 0
     elif data.startswith(_PNG):
         whole = b'IEND' in data[-4096:] or b'IEND' in data
     else:  # WebP, TIFF and others, of which it refuses what is cut off

@@ -23,7 +23,7 @@ from lewm_core.types import UserError
 from lewm_ros.bag_reader import Bag, open_bag
 from lewm_ros.decode import picture
 
-_SLICE = 64  # frames: a tenth of a second of work, so that stopping and sharing out are smooth
+_SLICE = 32  # frames: a twentieth of a second of work, so that all processes end together
 
 
 class ConversionStopped(Exception):
@@ -121,7 +121,15 @@ def _write(handle: int, pixels: np.ndarray, at: int) -> None:
         data, at = data[count:], at + count
 
 
-def fill(parts: Sequence[Slice], target: Target, workers: int = 1,
+@dataclass(frozen=True)
+class Helpers:
+    """`count` other processes that fill slices too."""
+
+    pool: ProcessPoolExecutor
+    count: int
+
+
+def fill(parts: Sequence[Slice], target: Target, helpers: Helpers | None = None,
          on_frames: Callable[[int], None] = lambda count: None,
          should_stop: Callable[[], bool] = lambda: False) -> Iterator[tuple[Slice, Filled]]:
     """Yields each slice, in order, when its pictures are in the file.
@@ -134,32 +142,31 @@ def fill(parts: Sequence[Slice], target: Target, workers: int = 1,
     running: dict[Future, int] = {}
     ready: dict[int, Filled] = {}
     given = 0
-    with _pool(workers - 1) as pool:
-        try:
-            while given < len(parts):
-                while pool and queue and len(running) < 2 * (workers - 1):
-                    number, part = queue.popleft()
-                    running[pool.submit(_work, part, target)] = number
-                if queue:
-                    number, part = queue.popleft()
-                    ready[number] = Filled({}, [])
-                    for _ in reader.fill(part, target, ready[number]):
-                        _ask(should_stop)
-                        on_frames(1)
-                elif running:
-                    wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+    try:
+        while given < len(parts):
+            while helpers and queue and len(running) < 2 * helpers.count:
+                number, part = queue.popleft()
+                running[helpers.pool.submit(_work, part, target)] = number
+            if queue:
+                number, part = queue.popleft()
+                ready[number] = Filled({}, [])
+                for _ in reader.fill(part, target, ready[number]):
                     _ask(should_stop)
-                for future in [f for f in running if f.done()]:
-                    number = running.pop(future)
-                    ready[number] = _result(future)
-                    on_frames(len(parts[number].frames))
-                while given in ready:
-                    yield parts[given], ready.pop(given)
-                    given += 1
-        finally:
-            reader.close()
-            for future in running:
-                future.cancel()
+                    on_frames(1)
+            elif running:
+                wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+                _ask(should_stop)
+            for future in [f for f in running if f.done()]:
+                number = running.pop(future)
+                ready[number] = _result(future)
+                on_frames(len(parts[number].frames))
+            while given in ready:
+                yield parts[given], ready.pop(given)
+                given += 1
+    finally:
+        reader.close()
+        for future in running:
+            future.cancel()
 
 
 def _result(future: Future) -> Filled:
@@ -176,16 +183,21 @@ def _ask(should_stop: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
-    """Other processes, started afresh: a fork copies the locks of ROS's and PyTorch's threads."""
-    if workers < 1:
+def processes(count: int) -> Iterator[Helpers | None]:
+    """That many other processes, which start at once, meanwhile the first pass may run.
+
+    They are started afresh: a fork copies the locks of ROS's and PyTorch's threads.
+    """
+    if count < 1:
         yield None
         return
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
-        with ProcessPoolExecutor(workers, get_context('spawn'), _begin) as pool:
-            yield pool
+        with ProcessPoolExecutor(count, get_context('spawn'), _begin) as pool:
+            for _ in range(count):
+                pool.submit(int)  # one is started for each
+            yield Helpers(pool, count)
     finally:
         cv2.setNumThreads(threads)
 
