@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from lewm_core.types import UserError
 from lewm_ros.bag_files import recording, unreadable
 
 # Up to this size all bytes count. Hashing all of a large raw recording would take half as long
@@ -24,6 +25,14 @@ class BagHash:
     sha256: str
     bytes: int
     hashed: int
+
+
+def grown(path: Path, identity: BagHash) -> bool:
+    """Whether the recording has another size than when it was hashed: a recorder is at it."""
+    try:
+        return sum(file.stat().st_size for file in recording(path).files) != identity.bytes
+    except (OSError, UserError):
+        return True
 
 
 def bag_hash(path: Path) -> BagHash:

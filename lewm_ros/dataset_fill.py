@@ -13,6 +13,7 @@ from lewm_core.dataset import Dataset, split_episodes
 from lewm_core.dataset_layout import Columns, copy_bytes, lay_out
 from lewm_core.merge import Source, assemble
 from lewm_core.robot import RobotSpec
+from lewm_ros.bag_hash import grown
 from lewm_ros.bag_rows import Episode, BagRows, named, provenance_of, rows_of
 from lewm_ros.pixel_pass import Helpers, Slice, Target, fill, slices
 
@@ -46,6 +47,10 @@ def write_parts(work: Work, partial: Path) -> Path | None:
         bad.setdefault(part.bag, {}).update(filled.bad)
         if jpegs is not None:
             jpegs.add(filled.jpegs)
+    for part in work.parts:
+        if grown(part.path, part.hash):
+            bad[part.path] = dict.fromkeys(part.frames, 'the recording changed while it was read; '
+                                           'convert it again when its recorder has stopped')
     if jpegs is not None:
         jpegs.finish(partial, columns)
     if not any(bad.values()):

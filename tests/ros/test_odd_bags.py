@@ -255,3 +255,18 @@ def test_camera_and_commands_on_one_topic_are_refused(tmp_path, spec):
                         fields=[{'path': 'height', 'min': 0, 'max': 9}])
     with pytest.raises(UserError, match='camera and commands are both'):
         converted(tmp_path, drive(20), tree)
+
+
+def test_a_recording_that_is_still_written_to_is_refused(tmp_path, two_room):
+    """Its images would be counted anew in the second pass, and its hash be another tomorrow."""
+    bag = write_bag(tmp_path / 'bag', drive(60, 2))
+    still = write_bag(tmp_path / 'still', drive(60, 2, start=START + 999 * S))
+
+    def record(done, total):
+        with storage_file(still).open('ab') as file:
+            file.write(b'more')
+
+    with pytest.raises(UserError, match='when its recorder has stopped'):
+        convert([still], two_room, tmp_path / 'data.h5', on_progress=record)
+    report = convert([still, bag], two_room, tmp_path / 'data.h5', on_progress=record)
+    assert (report.frames, [path for path, _ in report.failed]) == (120, [still])
