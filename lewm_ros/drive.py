@@ -5,29 +5,15 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from lewm_core.robot import RobotSpec
 from lewm_core.types import Action, Frame, Plan, UserError
-
-
-class DrivenAgent(Protocol):
-    """What the driver asks of an agent: `lewm_core.agent.Agent`, or a toy."""
-
-    spec: RobotSpec
-    frameskip: int
-
-    def set_goal(self, pixels: np.ndarray) -> None: ...
-    def clear_goal(self) -> None: ...
-    def reset(self) -> None: ...
-    def plan(self, frame: Frame) -> Plan: ...
-    def plan_next(self, frame: Frame | None, committed: np.ndarray) -> Plan: ...
-    def lose_history(self) -> None: ...
-    def commit(self, action: Action) -> None: ...
+from lewm_ros.driven_agent import DrivenAgent
 
 
 class Fault(Enum):
@@ -47,8 +33,10 @@ class Driver:
     A block begins with a plan, which the worker makes: `submit(job, done)` runs `job` there, in
     order, and `done(result, error)` here. The agent is only ever touched in the worker; what it
     must know of the ticks between plans is handed over with the next plan. Without a plan in
-    time the previous one goes on to its horizon, then the safe action is sent; a plan that comes
-    late is taken up at the tick it was made for. `emit(stamp_ns, values)` publishes; what it is
+    time the previous one goes on to its horizon, then the safe action is sent. A plan that comes
+    late is taken up at the tick up to which a plan has driven meanwhile, for a robot that was held
+    by the safe action is still where the plan begins; it ends when the picture that it was made
+    for is as old as it would have been. `emit(stamp_ns, values)` publishes; what it is
     given is finite and within the limits.
 
     With `ahead` only the first frame waits: each block is driven by a plan that was made during
@@ -78,6 +66,7 @@ class Driver:
         self._requested_s = 0.0
         self._busy = self._late = False  # a plan is being made; it is late
         self._elapsed = 0  # ticks answered since the frame that is being planned for
+        self._driven = 0  # those of them that came from a plan
         self._serial = 0  # plans of an earlier goal or episode are dropped
         self._goals = 0
         self._debts: list[Callable[[], None]] = []
@@ -216,37 +205,41 @@ class Driver:
             return make()
 
         self._requested_s = time.monotonic()
-        self._busy, self._elapsed, self._late = True, -ticks_ahead, False
+        self._busy, self._late = True, False
+        self._elapsed, self._driven = -ticks_ahead, 0
         self._submit(job, lambda plan, error: self._planned(serial, plan, error))
 
     def _planned(self, serial: int, plan: Plan | None, error: Exception | None) -> None:
         if serial != self._serial:
             return
-        self._busy = False
-        if error is not None:
-            self.error = error
-            self._blame(Fault.FAILED, f'{type(error).__name__}: {error}')
-        elif not self._sound(plan):
+        self._busy, sound = False, self._sound(plan)
+        if sound:
+            self._take(plan)
+        elif error is None:
             self._blame(Fault.NOT_FINITE)
         else:
-            self._take(plan)
-            self.count['plans'] += 1
+            self.error = error
+            self._blame(Fault.FAILED, f'{type(error).__name__}: {error}')
         self.latencies_s.append(time.monotonic() - self._requested_s)
         if self._open is not None:
             stamp_ns, self._open = self._open, None
             self._answer(stamp_ns)
-            if self._ahead and plan is not None and plan is self._plan:
+            if self._ahead and sound:
                 committed = self._coming(0)
                 self._request([], lambda: self._agent.plan_next(None, committed),
                               self._agent.frameskip - 1)
-        if plan is not None and (plan is self._plan or plan is self._next):
+        if sound:
             self._on_plan(plan)
 
     def _take(self, plan: Plan) -> None:
+        self.count['plans'] += 1
         if self._open is None and self._elapsed <= 0:
             self._next = plan  # its block begins with the next frame, or later
             return
-        self._plan, self._at = plan, self._elapsed
+        held = self._elapsed - self._driven
+        if held:
+            plan = replace(plan, actions=plan.actions[:max(len(plan.actions) - held, 0)])
+        self._plan, self._at = plan, self._driven
         if self._open is not None:
             self.fault, self.detail = None, ''
 
@@ -272,6 +265,7 @@ class Driver:
         elif self.fault is None:
             self._blame(Fault.USED_UP)
         self._at += 1
+        self._driven += self.following and self._elapsed >= 0
         self._elapsed += 1
         self._debts.append(partial(self._agent.commit, Action(stamp_ns, values)))
         if counts:

@@ -13,6 +13,8 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
+from lewm_core.images import prepare
+from lewm_core.robot import Camera
 from lewm_core.types import UserError
 
 
@@ -56,11 +58,19 @@ class GoalTopic:
         self._subscriptions = []
 
 
-def read_goal(path: str) -> np.ndarray:
-    """The picture (h, w, 3) uint8 RGB in an image file; raises UserError when there is none."""
+def read_goal(path: str, camera: Camera) -> np.ndarray:
+    """What the model would see of the picture in an image file: (height, width, 3) uint8 RGB.
+
+    Raises UserError when there is none, or of another size than the camera's.
+    """
     if not Path(path).is_file():
         raise UserError(f'goal={path!r} is not a file; give the path of a PNG or JPEG image')
     bgr = cv2.imread(path, cv2.IMREAD_COLOR)
     if bgr is None:
         raise UserError(f'goal={path!r} is not an image that OpenCV reads; give a PNG or JPEG')
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    height, width = bgr.shape[:2]
+    expected = camera.source_width or width, camera.source_height or height
+    if (width, height) != expected:
+        raise UserError(f'goal={path!r} is {width}x{height}, but the camera publishes '
+                        f'{expected[0]}x{expected[1]}; give a picture as the camera takes it')
+    return prepare(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), camera)

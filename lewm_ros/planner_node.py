@@ -12,7 +12,6 @@ from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
 from lewm_core.config import PlannerConfig
-from lewm_core.images import prepare
 from lewm_core.types import UserError
 from lewm_ros.camera_watch import CameraWatch, mixed
 from lewm_ros.drive import Driver, Fault
@@ -54,7 +53,7 @@ class PlannerNode(ManagedNode):
         agent = self._given or self._load()
         self._spec = serving_spec(agent.spec, params.robot)
         self._camera_class, self._action_class = check_types(self._spec)
-        goal = prepare(read_goal(params.goal), agent.spec.camera) if params.goal else None
+        goal = read_goal(params.goal, agent.spec.camera) if params.goal else None
         self._agent = agent
         self._deadline_s = params.plan_deadline_s or self._spec.tick_s
         self._warm_s = agent.warm_up()

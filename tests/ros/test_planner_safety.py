@@ -5,11 +5,16 @@ from __future__ import annotations
 import threading
 import time
 
+import cv2
+import numpy as np
 import pytest
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from planner_rig import START, TICK, Rig
 from ros_toys import ToyAgent, ToyRobot, image
+
+from lewm_core.types import UserError
+from lewm_ros.goals import read_goal
 
 SAFE = (0.0, 0.0)
 
@@ -99,3 +104,10 @@ def test_a_plan_that_ends_after_the_drive_moves_nothing(host, agent, way_out):
     assert agent.gate.wait(5)
     time.sleep(0.2)
     assert host.wait_for(lambda: rig.robot.values[-1] == SAFE)
+
+
+def test_a_goal_file_of_another_size_is_refused_by_its_name(two_room, tmp_path):
+    """The sentence was about the camera's driver, which had nothing to do with it."""
+    cv2.imwrite(str(tmp_path / 'small.png'), np.zeros((32, 32, 3), np.uint8))
+    with pytest.raises(UserError, match='small.png.* is 32x32, but the camera publishes 64x64'):
+        read_goal(str(tmp_path / 'small.png'), two_room.camera)
