@@ -199,6 +199,39 @@ def test_package_xml_names_every_ros_package_that_is_imported():
                     assert top in named, f'{path.name} imports {top}: add it to package.xml'
 
 
+# What is imported: how pip calls it, and how rosdep does ('': it has no key, as package.xml says).
+LIBRARIES = {
+    'cv2': ('opencv-python-headless', 'python3-opencv'),
+    'gymnasium': ('gymnasium', 'python3-gymnasium-pip'),
+    'h5py': ('h5py', 'python3-h5py'), 'hydra': ('hydra-core', 'python3-hydra-core-pip'),
+    'matplotlib': ('matplotlib', 'python3-matplotlib'), 'mcap': ('mcap', 'mcap-ros2-support'),
+    'numpy': ('numpy', 'python3-numpy'), 'omegaconf': ('hydra-core', 'python3-hydra-core-pip'),
+    'rosbags': ('rosbags', 'python3-rosbags-pip'), 'safetensors': ('safetensors', ''),
+    'scipy': ('scipy', 'python3-scipy'), 'torch': ('torch', 'python3-torch'),
+    'tqdm': ('tqdm', 'python3-tqdm'), 'yaml': ('PyYAML', 'python3-yaml'),
+    'zstandard': ('zstandard', 'mcap-ros2-support')}
+# Asked for where they are used, in a sentence; or of another interpreter's.
+OPTIONAL = {'gym_pusht', 'hdf5plugin', 'stable_worldmodel', 'tensorboard', 'transformers', 'wandb'}
+
+
+def test_every_library_that_is_imported_is_asked_for():
+    """A robot's conversions ended in a ModuleNotFoundError: package.xml named no mcap."""
+    keys = {d.text for d in manifest().findall('exec_depend')}
+    asked = (ROOT / 'setup.py').read_text()
+    known = {*sys.stdlib_module_names, 'lewm_core', 'lewm_ros', 'rclpy', 'launch', 'launch_ros',
+             'ament_index_python', *OPTIONAL}
+    for path in [*(ROOT / 'lewm_core').rglob('*.py'), *(ROOT / 'lewm_ros').rglob('*.py')]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [node.module or ''] if isinstance(node, ast.ImportFrom) else \
+                [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            for top in {m.partition('.')[0] for m in modules} - known:
+                if top.endswith(('_msgs', '_srvs', '_interfaces')):
+                    continue
+                pip_name, key = LIBRARIES[top]
+                assert f"'{pip_name}>=" in asked, f'{path.name} imports {top}: add it to setup.py'
+                assert not key or key in keys, f'{path.name} imports {top}: add it to package.xml'
+
+
 @pytest.mark.parametrize('name', ['requirements.txt', 'requirements-test.txt',
                                   'requirements-pusht.txt'])
 def test_every_requirement_is_pinned(name):

@@ -174,6 +174,15 @@ def test_precision_is_what_was_asked_for():
     assert resolve_precision('auto', cpu) in ('float32', 'bf16')
 
 
+@pytest.mark.parametrize('capability, name', [((7, 5), 'float32'), ((8, 0), 'bf16'),
+                                              ((9, 0), 'bf16')])
+def test_auto_is_what_the_gpu_that_is_asked_for_is_fast_at(monkeypatch, capability, name):
+    """It had asked the first GPU, by a word that PyTorch before 2.4 does not know."""
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: {
+        0: (9, 0), 1: capability}[device.index])
+    assert resolve_precision('auto', torch.device('cuda:1')) == name
+
+
 def test_bf16_trains_on_a_cpu(recording, toy_model, tmp_path):
     config = dataclasses.replace(QUICK, precision='bf16')
     path = train(recording, toy_model, DataConfig(), config, tmp_path)
