@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lewm_core.config import ModelConfig, PlannerConfig
-from lewm_core.job_fields import TrainingGroups, group, option, threads
+from lewm_core.config_field import option
+from lewm_core.job_fields import TrainingGroups, group, threads
 
 
 @dataclass(frozen=True)

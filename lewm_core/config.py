@@ -6,22 +6,14 @@ parameter descriptors and the README's table are generated from them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
+from lewm_core.config_field import option
 from lewm_core.plain import from_plain
 from lewm_core.types import UserError
 
 _Config = TypeVar('_Config')
-
-
-def _option(default: Any, help: str, low: float | None = None, high: float | None = None,
-            among: tuple[str, ...] = ()) -> Any:
-    """A dataclass field with its description and the values it may take."""
-    meta = {'help': help, 'low': low, 'high': high, 'among': among}
-    if isinstance(default, (list, tuple)):
-        return field(default_factory=lambda: tuple(default), metadata=meta)
-    return field(default=default, metadata=meta)
 
 
 def check(config: Any) -> None:
@@ -45,163 +37,163 @@ def check(config: Any) -> None:
 class ModelConfig:
     """The world model's shape and the weight of its regulariser. Defaults: the paper's LeWM."""
 
-    name: str = _option('lewm', 'what this shape is called')
-    encoder: str = _option('vit', 'the image encoder', among=('vit', 'conv'))
-    image_size: int = _option(224, 'height and width of the images, pixels', 8, 1024)
-    frameskip: int = _option(5, 'ticks in a block: one latent step', 1, 100)
-    history: int = _option(3, 'frames the predictor sees', 1, 16)
-    latent_dim: int = _option(192, 'width of a latent', 2, 4096)
+    name: str = option('what this shape is called', 'lewm')
+    encoder: str = option('the image encoder', 'vit', among=('vit', 'conv'))
+    image_size: int = option('height and width of the images, pixels', 224, 8, 1024)
+    frameskip: int = option('ticks in a block: one latent step', 5, 1, 100)
+    history: int = option('frames the predictor sees', 3, 1, 16)
+    latent_dim: int = option('width of a latent', 192, 2, 4096)
     # ViT
-    patch_size: int = _option(14, 'side of a ViT patch, pixels', 1, 64)
-    encoder_depth: int = _option(12, 'ViT layers', 1, 48)
-    encoder_width: int = _option(192, 'ViT width', 8, 4096)
-    encoder_heads: int = _option(3, 'ViT attention heads', 1, 64)
-    encoder_mlp: int = _option(768, 'ViT MLP width', 8, 16384)
+    patch_size: int = option('side of a ViT patch, pixels', 14, 1, 64)
+    encoder_depth: int = option('ViT layers', 12, 1, 48)
+    encoder_width: int = option('ViT width', 192, 8, 4096)
+    encoder_heads: int = option('ViT attention heads', 3, 1, 64)
+    encoder_mlp: int = option('ViT MLP width', 768, 8, 16384)
     # conv
-    conv_channels: tuple[int, ...] = _option((), 'channels of the conv encoder, stride 2 each')
+    conv_channels: tuple[int, ...] = option('channels of the conv encoder, stride 2 each', ())
     # heads, actions, predictor
-    projector_hidden: int = _option(2048, 'hidden width of both projectors', 8, 16384)
-    action_hidden: int = _option(10, 'width of the first action layer', 1, 4096)
-    action_mlp: int = _option(768, 'hidden width of the action MLP', 8, 16384)
-    predictor_depth: int = _option(6, 'predictor blocks', 1, 48)
-    predictor_width: int = _option(192, 'predictor width', 8, 4096)
-    predictor_heads: int = _option(16, 'predictor attention heads', 1, 64)
-    predictor_head_dim: int = _option(64, 'width of a predictor head', 1, 512)
-    predictor_mlp: int = _option(2048, 'predictor MLP width', 8, 16384)
-    dropout: float = _option(0.1, 'dropout in the predictor', 0.0, 0.9)
+    projector_hidden: int = option('hidden width of both projectors', 2048, 8, 16384)
+    action_hidden: int = option('width of the first action layer', 10, 1, 4096)
+    action_mlp: int = option('hidden width of the action MLP', 768, 8, 16384)
+    predictor_depth: int = option('predictor blocks', 6, 1, 48)
+    predictor_width: int = option('predictor width', 192, 8, 4096)
+    predictor_heads: int = option('predictor attention heads', 16, 1, 64)
+    predictor_head_dim: int = option('width of a predictor head', 64, 1, 512)
+    predictor_mlp: int = option('predictor MLP width', 2048, 8, 16384)
+    dropout: float = option('dropout in the predictor', 0.1, 0.0, 0.9)
     # SIGReg
-    sigreg_weight: float = _option(0.09, 'λ: weight of SIGReg against the prediction', 0.0, 100.0)
-    sigreg_projections: int = _option(1024, 'random directions a step', 1, 65536)
-    sigreg_knots: int = _option(17, 'integration knots on [0, 3]', 3, 1025)
+    sigreg_weight: float = option('λ: weight of SIGReg against the prediction', 0.09, 0.0, 100.0)
+    sigreg_projections: int = option('random directions a step', 1024, 1, 65536)
+    sigreg_knots: int = option('integration knots on [0, 3]', 17, 3, 1025)
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Which episodes go where. Fractions are of whole episodes, never of windows."""
 
-    validation: float = _option(0.1, 'share of episodes for keep-best and settings', 0.0, 0.5)
-    calibration: float = _option(0.1, 'share of episodes for surprise thresholds', 0.0, 0.5)
-    test: float = _option(0.1, 'share of episodes for reported figures', 0.0, 0.5)
-    split_seed: int = _option(0, 'which episodes go where', 0, 2**31 - 1)
+    validation: float = option('share of episodes for keep-best and settings', 0.1, 0.0, 0.5)
+    calibration: float = option('share of episodes for surprise thresholds', 0.1, 0.0, 0.5)
+    test: float = option('share of episodes for reported figures', 0.1, 0.0, 0.5)
+    split_seed: int = option('which episodes go where', 0, 0, 2**31 - 1)
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """The optimisation. Defaults: the paper's, but for the number of steps."""
 
-    steps: int = _option(60_000, 'optimiser steps', 1, 10**9)
-    batch_size: int = _option(128, 'windows a step', 2, 65536)
-    learning_rate: float = _option(5e-5, 'peak AdamW learning rate', 1e-9, 1.0)
-    weight_decay: float = _option(1e-3, 'AdamW weight decay', 0.0, 1.0)
-    warmup: float = _option(0.01, 'share of the steps with a rising learning rate', 0.0, 1.0)
-    grad_clip: float = _option(1.0, 'gradient norm is clipped here', 1e-6, 1e6)
-    precision: str = _option('auto', 'auto: bf16 where the device is fast at it, else float32',
-                             among=('auto', 'float32', 'bf16'))
-    device: str = _option('auto', 'auto, cpu, cuda or cuda:N')
-    seed: int = _option(0, 'weights, order of windows, dropout, directions', 0, 2**31 - 1)
-    validate_every: int = _option(1000, 'steps between validations', 1, 10**9)
-    checkpoint_every: int = _option(1000, 'steps between checkpoints', 1, 10**9)
-    log_every: int = _option(50, 'steps between log lines', 1, 10**9)
-    tensorboard: bool = _option(True, 'write TensorBoard events where it is installed')
-    threads: int = _option(0, 'CPU threads; 0: as PyTorch chooses', 0, 1024)
-    frames: str = _option('auto', 'mapped: read from the file; resident: all on the device; auto: '
-                          'resident on a GPU with room', among=('auto', 'mapped', 'resident'))
-    logger: str = _option('tensorboard', 'where figures go beside metrics.jsonl; wandb (Weights '
-                          '& Biases) must be installed', among=('tensorboard', 'wandb'))
-    stop_on_collapse: bool = _option(True, 'end with an error once the latents stay collapsed')
-    init: str = _option('', 'a checkpoint of the same robot to go on learning from; its action '
-                        'statistics are kept')
-    loss: str = _option('lewm', "what is minimised: LeWM's, or PLDM's as a baseline",
-                        among=('lewm', 'pldm'))
-    pldm_variance: float = _option(4.0, 'with loss=pldm: weight of the variance term', 0.0, 1e6)
-    pldm_covariance: float = _option(6.9, 'with loss=pldm: of the covariance term', 0.0, 1e6)
-    pldm_time_variance: float = _option(0.25, 'with loss=pldm: of the variance over time', 0.0,
-                                        1e6)
-    pldm_similarity: float = _option(0.74, 'with loss=pldm: of the temporal similarity', 0.0, 1e6)
-    pldm_inverse: float = _option(1.1, 'with loss=pldm: of the inverse dynamics', 0.0, 1e6)
-    proposal_steps: int = _option(0, 'optimiser steps of the proposal, after the model; 0: none',
-                                  0, 10**7)
-    distance_steps: int = _option(0, 'optimiser steps of the distance in time, after the model; '
-                                  '0: none', 0, 10**7)
+    steps: int = option('optimiser steps', 60_000, 1, 10**9)
+    batch_size: int = option('windows a step', 128, 2, 65536)
+    learning_rate: float = option('peak AdamW learning rate', 5e-5, 1e-9, 1.0)
+    weight_decay: float = option('AdamW weight decay', 1e-3, 0.0, 1.0)
+    warmup: float = option('share of the steps with a rising learning rate', 0.01, 0.0, 1.0)
+    grad_clip: float = option('gradient norm is clipped here', 1.0, 1e-6, 1e6)
+    precision: str = option('auto: bf16 where the device is fast at it, else float32', 'auto',
+                            among=('auto', 'float32', 'bf16'))
+    device: str = option('auto, cpu, cuda or cuda:N', 'auto')
+    seed: int = option('weights, order of windows, dropout, directions', 0, 0, 2**31 - 1)
+    validate_every: int = option('steps between validations', 1000, 1, 10**9)
+    checkpoint_every: int = option('steps between checkpoints', 1000, 1, 10**9)
+    log_every: int = option('steps between log lines', 50, 1, 10**9)
+    tensorboard: bool = option('write TensorBoard events where it is installed', True)
+    threads: int = option('CPU threads; 0: as PyTorch chooses', 0, 0, 1024)
+    frames: str = option('mapped: read from the file; resident: all on the device; auto: '
+                         'resident on a GPU with room', 'auto',
+                         among=('auto', 'mapped', 'resident'))
+    logger: str = option('where figures go beside metrics.jsonl; wandb (Weights & Biases) must '
+                         'be installed', 'tensorboard', among=('tensorboard', 'wandb'))
+    stop_on_collapse: bool = option('end with an error once the latents stay collapsed', True)
+    init: str = option('a checkpoint of the same robot to go on learning from; its action '
+                       'statistics are kept', '')
+    loss: str = option("what is minimised: LeWM's, or PLDM's as a baseline", 'lewm',
+                       among=('lewm', 'pldm'))
+    pldm_variance: float = option('with loss=pldm: weight of the variance term', 4.0, 0.0, 1e6)
+    pldm_covariance: float = option('with loss=pldm: of the covariance term', 6.9, 0.0, 1e6)
+    pldm_time_variance: float = option('with loss=pldm: of the variance over time', 0.25, 0.0, 1e6)
+    pldm_similarity: float = option('with loss=pldm: of the temporal similarity', 0.74, 0.0, 1e6)
+    pldm_inverse: float = option('with loss=pldm: of the inverse dynamics', 1.1, 0.0, 1e6)
+    proposal_steps: int = option('optimiser steps of the proposal, after the model; 0: none', 0, 0,
+                                 10**7)
+    distance_steps: int = option('optimiser steps of the distance in time, after the model; 0: '
+                                 'none', 0, 0, 10**7)
 
 
 @dataclass(frozen=True)
 class PlannerConfig:
     """The search. None of these changes a tensor of the model."""
 
-    samples: int = _option(300, 'candidates an iteration', 2, 100_000)
-    elites: int = _option(30, 'candidates the distribution is refitted to', 1, 100_000)
-    iterations: int = _option(10, 'refinements a plan', 1, 1000)
-    horizon: int = _option(5, 'blocks a plan looks ahead', 1, 100)
-    init_std: float = _option(1.0, 'first spread, in standard deviations of the data', 1e-3, 100.0)
-    knots: int = _option(1, 'free actions in a block, each held for its share of the ticks; 0: '
-                         'one a tick', 0, 100)
-    cost: str = _option('nearest', 'distance to the goal: where a plan is nearest to it, its mean '
-                        'over the horizon, or at its end', among=('nearest', 'mean', 'final'))
-    context: int = _option(1, 'frames of history the search starts from', 1, 16)
-    warm_start: bool = _option(True, 'start from the previous plan, shifted')
-    seed: int = _option(0, 'of the candidates', 0, 2**31 - 1)
-    solver: str = _option('cem', 'how candidates are found; proposal: no search at all',
-                          among=('cem', 'icem', 'mppi', 'gradient', 'proposal'))
-    limits: bool = _option(True, 'the limits hold inside the search, not only for what is sent')
-    answer: str = _option('best', "the plan: the cheapest one tried, or always the elites' mean",
-                          among=('best', 'mean'))
-    proposal: bool = _option(True, "begin at the checkpoint's proposal, where it has one")
-    proposal_share: float = _option(0.5, 'share of the first candidates from a proposal, where '
-                                    'there is one', 0.0, 1.0)
-    deadline_ms: float = _option(0.0, 'no iteration begins that would end later than this; 0: '
-                                 'all are done', 0.0, 600_000.0)
-    precision: str = _option('auto', 'of the imagination. auto: bf16 where the processor is fast '
-                             'at it and the elites agree, else float32',
-                             among=('auto', 'float32', 'bf16'))
-    noise_beta: float = _option(2.0, 'icem: exponent of the noise, 0 for white', 0.0, 8.0)
-    decay: float = _option(1.25, 'icem: each iteration draws this many times fewer', 1.0, 10.0)
-    keep: float = _option(0.3, 'icem: share of the elites kept for the next iteration', 0.0, 1.0)
-    temperature: float = _option(0.5, "mppi: in units of the elites' mean cost above the cheapest",
-                                 1e-3, 1000.0)
-    step_size: float = _option(0.1, 'gradient: of Adam, in units of the first spread', 1e-5, 10.0)
-    distance_weight: float = _option(0.0, 'cost of a block of distance in time to the goal, mean '
-                                     'over the horizon; 0: none is needed', 0.0, 1000.0)
+    samples: int = option('candidates an iteration', 300, 2, 100_000)
+    elites: int = option('candidates the distribution is refitted to', 30, 1, 100_000)
+    iterations: int = option('refinements a plan', 10, 1, 1000)
+    horizon: int = option('blocks a plan looks ahead', 5, 1, 100)
+    init_std: float = option('first spread, in standard deviations of the data', 1.0, 1e-3, 100.0)
+    knots: int = option('free actions in a block, each held for its share of the ticks; 0: one a '
+                        'tick', 1, 0, 100)
+    cost: str = option('distance to the goal: where a plan is nearest to it, its mean over the '
+                       'horizon, or at its end', 'nearest', among=('nearest', 'mean', 'final'))
+    context: int = option('frames of history the search starts from', 1, 1, 16)
+    warm_start: bool = option('start from the previous plan, shifted', True)
+    seed: int = option('of the candidates', 0, 0, 2**31 - 1)
+    solver: str = option('how candidates are found; proposal: no search at all', 'cem',
+                         among=('cem', 'icem', 'mppi', 'gradient', 'proposal'))
+    limits: bool = option('the limits hold inside the search, not only for what is sent', True)
+    answer: str = option("the plan: the cheapest one tried, or always the elites' mean", 'best',
+                         among=('best', 'mean'))
+    proposal: bool = option("begin at the checkpoint's proposal, where it has one", True)
+    proposal_share: float = option('share of the first candidates from a proposal, where there '
+                                   'is one', 0.5, 0.0, 1.0)
+    deadline_ms: float = option('no iteration begins that would end later than this; 0: all are '
+                                'done', 0.0, 0.0, 600_000.0)
+    precision: str = option('of the imagination. auto: bf16 where the processor is fast at it '
+                            'and the elites agree, else float32', 'auto',
+                            among=('auto', 'float32', 'bf16'))
+    noise_beta: float = option('icem: exponent of the noise, 0 for white', 2.0, 0.0, 8.0)
+    decay: float = option('icem: each iteration draws this many times fewer', 1.25, 1.0, 10.0)
+    keep: float = option('icem: share of the elites kept for the next iteration', 0.3, 0.0, 1.0)
+    temperature: float = option("mppi: in units of the elites' mean cost above the cheapest", 0.5,
+                                1e-3, 1000.0)
+    step_size: float = option('gradient: of Adam, in units of the first spread', 0.1, 1e-5, 10.0)
+    distance_weight: float = option('cost of a block of distance in time to the goal, mean over '
+                                    'the horizon; 0: none is needed', 0.0, 0.0, 1000.0)
 
 
 @dataclass(frozen=True)
 class SurpriseConfig:
     """The alarm. `promised_per_hour` is what the user chooses."""
 
-    promised_per_hour: float = _option(2.0, 'false alarms an hour in ordinary driving',
-                                       1e-6, 3600.0)
-    extrapolate: bool = _option(True, 'allow a rate rarer than the data shows, marked as such')
-    cluster_blocks: int = _option(3, 'exceedances at most this far apart are one alarm', 1, 1000)
-    tail: float = _option(0.1, 'share of blocks the Pareto tail is fitted to', 0.01, 0.5)
+    promised_per_hour: float = option('false alarms an hour in ordinary driving', 2.0, 1e-6,
+                                      3600.0)
+    extrapolate: bool = option('allow a rate rarer than the data shows, marked as such', True)
+    cluster_blocks: int = option('exceedances at most this far apart are one alarm', 3, 1, 1000)
+    tail: float = option('share of blocks the Pareto tail is fitted to', 0.1, 0.01, 0.5)
 
 
 @dataclass(frozen=True)
 class ProposalConfig:
     """The proposal's shape, and the goals it is trained on."""
 
-    blocks: int = _option(5, 'blocks whose commands are proposed', 1, 100)
-    width: int = _option(256, 'hidden width', 8, 8192)
-    depth: int = _option(2, 'hidden layers', 1, 16)
-    dropout: float = _option(0.1, 'dropout', 0.0, 0.9)
-    reach: int = _option(10, 'the farthest goal, blocks ahead', 1, 1000)
-    discount: float = _option(0.8, 'weight of a goal for each block that it is farther', 0.01, 1.0)
-    batch_size: int = _option(256, 'pairs of frame and goal a step', 2, 65536)
-    learning_rate: float = _option(1e-3, 'first learning rate of AdamW', 1e-9, 1.0)
+    blocks: int = option('blocks whose commands are proposed', 5, 1, 100)
+    width: int = option('hidden width', 256, 8, 8192)
+    depth: int = option('hidden layers', 2, 1, 16)
+    dropout: float = option('dropout', 0.1, 0.0, 0.9)
+    reach: int = option('the farthest goal, blocks ahead', 10, 1, 1000)
+    discount: float = option('weight of a goal for each block that it is farther', 0.8, 0.01, 1.0)
+    batch_size: int = option('pairs of frame and goal a step', 256, 2, 65536)
+    learning_rate: float = option('first learning rate of AdamW', 1e-3, 1e-9, 1.0)
 
 
 @dataclass(frozen=True)
 class DistanceConfig:
     """The shape of the distance in time, and how it is trained."""
 
-    width: int = _option(128, 'hidden width', 8, 8192)
-    depth: int = _option(2, 'hidden layers', 1, 16)
-    components: int = _option(8, 'components of the embedding', 1, 1024)
-    intervals: int = _option(8, 'intervals in a component', 1, 1024)
-    farthest: float = _option(15.0, 'pairs farther apart than this, blocks, are pushed less', 0.1,
-                              1e6)
-    tolerance: float = _option(0.1, 'how far neighbours may be more than a block apart', 1e-3, 1.0)
-    batch_size: int = _option(512, 'pairs a step', 2, 65536)
-    learning_rate: float = _option(3e-3, 'first learning rate of AdamW', 1e-9, 1.0)
+    width: int = option('hidden width', 128, 8, 8192)
+    depth: int = option('hidden layers', 2, 1, 16)
+    components: int = option('components of the embedding', 8, 1, 1024)
+    intervals: int = option('intervals in a component', 8, 1, 1024)
+    farthest: float = option('pairs farther apart than this, blocks, are pushed less', 15.0, 0.1,
+                             1e6)
+    tolerance: float = option('how far neighbours may be more than a block apart', 0.1, 1e-3, 1.0)
+    batch_size: int = option('pairs a step', 512, 2, 65536)
+    learning_rate: float = option('first learning rate of AdamW', 3e-3, 1e-9, 1.0)
 
 
 def default(config: type, name: str) -> Any:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from lewm_core.config import _option, check
+from lewm_core.config import check
+from lewm_core.config_field import option
 
 if TYPE_CHECKING:
     from lewm_core.model import WorldModel
@@ -24,8 +25,8 @@ _SMALLEST = 7  # side of the first picture, at most
 class DecoderConfig:
     """The decoder's shape."""
 
-    channels: int = _option(128, 'channels of the smallest picture, halved at each doubling', 8,
-                            4096)
+    channels: int = option('channels of the smallest picture, halved at each doubling', 128, 8,
+                           4096)
 
 
 class Decoder(nn.Module):

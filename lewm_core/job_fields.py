@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from lewm_core.config import DataConfig, ModelConfig, PlannerConfig, SurpriseConfig, TrainConfig
-
-
-def option(help: str, default: Any = MISSING, low: float | None = None,
-           high: float | None = None, among: tuple[str, ...] = ()) -> Any:
-    """A dataclass field with its description; required when it has no default."""
-    meta = {'help': help, 'low': low, 'high': high, 'among': among}
-    return field(metadata=meta) if default is MISSING else field(default=default, metadata=meta)
+from lewm_core.config_field import option
 
 
 def group(kind: type) -> Any:

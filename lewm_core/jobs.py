@@ -9,7 +9,8 @@ from lewm_core.bench_jobs import (BenchAngleJob, BenchConvertJob, BenchLoaderJob
                                   BenchObjectivesJob, BenchPlannerJob, BenchProposalJob,
                                   BenchTrainJob)
 from lewm_core.config import DataConfig
-from lewm_core.job_fields import (TrainingGroups, bags, group, option, overwrite, robot,
+from lewm_core.config_field import option
+from lewm_core.job_fields import (TrainingGroups, bags, group, overwrite, robot,
                                   robot_of_dataset, typestore)
 
 

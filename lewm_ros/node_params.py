@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lewm_ros.params import option
+from lewm_core.config_field import option
 from lewm_ros.schedule import SCHEDULES
 
 _CHECKPOINT = 'the model: a .safetensors file'
@@ -18,34 +18,34 @@ _RELIABLE = 'subscribe to the camera reliably, so that no frame is lost'
 class PlannerParams:
     """The planner node's own parameters; those of the search are `planner.*`."""
 
-    checkpoint: str = option('', _CHECKPOINT)
-    robot: str = option('', _ROBOT)
-    goal: str = option('', 'an image file to drive to from the start')
-    device: str = option('auto', _DEVICE)
-    threads: int = option(0, _THREADS, 0, 1024)
-    dry_run: bool = option(False, 'publish to ~/command_preview alone')
-    plan_deadline_s: float = option(0.0, 'seconds from a frame to its command; 0: one tick',
-                                    0.0, 60.0)
-    plan_when: str = option('auto', 'now: a plan is made when its block begins, and the frame '
-                            'waits; ahead: during the block before, from the latent predicted for '
-                            'its start, and no frame waits; auto: ahead when a plan takes more '
-                            'than half of the time a frame may wait', among=SCHEDULES)
-    reliable_camera: bool = option(False, _RELIABLE)
-    queue_depth: int = option(5, 'camera messages that wait while the node is busy', 1, 10_000)
+    checkpoint: str = option(_CHECKPOINT, '')
+    robot: str = option(_ROBOT, '')
+    goal: str = option('an image file to drive to from the start', '')
+    device: str = option(_DEVICE, 'auto')
+    threads: int = option(_THREADS, 0, 0, 1024)
+    dry_run: bool = option('publish to ~/command_preview alone', False)
+    plan_deadline_s: float = option('seconds from a frame to its command; 0: one tick', 0.0, 0.0,
+                                    60.0)
+    plan_when: str = option('now: a plan is made when its block begins, and the frame waits; '
+                            'ahead: during the block before, from the latent predicted for its '
+                            'start, and no frame waits; auto: ahead when a plan takes more than '
+                            'half of the time a frame may wait', 'auto', among=SCHEDULES)
+    reliable_camera: bool = option(_RELIABLE, False)
+    queue_depth: int = option('camera messages that wait while the node is busy', 5, 1, 10_000)
 
 
 @dataclass(frozen=True)
 class SurpriseParams:
     """The surprise node's own parameters; those of the alarm stand beside them."""
 
-    checkpoint: str = option('', _CHECKPOINT)
-    robot: str = option('', _ROBOT)
-    device: str = option('auto', _DEVICE)
-    threads: int = option(0, _THREADS, 0, 1024)
-    calibration_file: str = option('', 'a JSON file: read when it exists, written by '
-                                   '~/recalibrate')
-    save_calibration: bool = option(False, '~/recalibrate writes into the checkpoint')
-    reliable_camera: bool = option(False, _RELIABLE)
-    queue_depth: int = option(1000, 'messages that wait while the node is busy', 1, 100_000)
-    grace_s: float = option(0.5, 'seconds that a frame waits for the commands before it',
-                            0.0, 60.0)
+    checkpoint: str = option(_CHECKPOINT, '')
+    robot: str = option(_ROBOT, '')
+    device: str = option(_DEVICE, 'auto')
+    threads: int = option(_THREADS, 0, 0, 1024)
+    calibration_file: str = option('a JSON file: read when it exists, written by ~/recalibrate',
+                                   '')
+    save_calibration: bool = option('~/recalibrate writes into the checkpoint', False)
+    reliable_camera: bool = option(_RELIABLE, False)
+    queue_depth: int = option('messages that wait while the node is busy', 1000, 1, 100_000)
+    grace_s: float = option('seconds that a frame waits for the commands before it', 0.5, 0.0,
+                            60.0)

@@ -20,13 +20,6 @@ _KINDS = {bool: Parameter.Type.BOOL, int: Parameter.Type.INTEGER, float: Paramet
 _FAR = {int: 2**63 - 1, float: 1.7976931348623157e308}
 
 
-def option(default: Any, help: str, low: float | None = None, high: float | None = None,
-           among: tuple[str, ...] = ()) -> Any:
-    """A dataclass field that `declare` turns into a parameter."""
-    return dataclasses.field(default=default, metadata={
-        'help': help, 'low': low, 'high': high, 'among': among})
-
-
 def declare(node: Node, config: type, prefix: str = '') -> None:
     """Nothing; declares a parameter for each scalar field of the dataclass `config`.
 

@@ -13,12 +13,13 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 from std_srvs.srv import Trigger
 
+from lewm_core.config_field import option
 from lewm_core.paths import load_robot
 from lewm_core.types import UserError
 from lewm_ros.bag_writer import BagWriter, bag_qos
 from lewm_ros.fields import message_class
 from lewm_ros.node import BasicNode, run_node
-from lewm_ros.params import declare, declare_one, option, read, warn_unknown
+from lewm_ros.params import declare, declare_one, read, warn_unknown
 
 _BATCH = 500
 _IDLE_S, _LIVELY_S, _LONGEST_S = 0.3, 1.0, 10.0
@@ -29,11 +30,11 @@ _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 class RecorderConfig:
     """The recorder's parameters, beside the list `topics`."""
 
-    output: str = option('', 'the bag to write, a directory that does not exist yet')
-    robot: str = option('', 'a robot spec, by name or path: its topics are recorded')
-    overwrite: bool = option(False, 'replace an output that exists')
-    compress: bool = option(False, 'pack the bag with zstd')
-    depth: int = option(2000, 'messages that may wait for each topic', 1000, 1_000_000)
+    output: str = option('the bag to write, a directory that does not exist yet', '')
+    robot: str = option('a robot spec, by name or path: its topics are recorded', '')
+    overwrite: bool = option('replace an output that exists', False)
+    compress: bool = option('pack the bag with zstd', False)
+    depth: int = option('messages that may wait for each topic', 2000, 1000, 1_000_000)
 
 
 @dataclass

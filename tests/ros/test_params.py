@@ -9,18 +9,19 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from lewm_core.config import PlannerConfig, SurpriseConfig
+from lewm_core.config_field import option
 from lewm_core.types import UserError
 from lewm_ros.node import ManagedNode
-from lewm_ros.params import Explicit, declare, declare_one, option, read, warn_unknown
+from lewm_ros.params import Explicit, declare, declare_one, read, warn_unknown
 
 
 @dataclass(frozen=True)
 class ToyConfig:
-    path: str = option('', 'a file')
-    deadline_s: float = option(0.0, 'seconds', 0.0, 10.0)
-    depth: int = option(5, 'messages', 1, 100)
-    loud: bool = option(False, 'whether')
-    kind: str = option('a', 'which', among=('a', 'b'))
+    path: str = option('a file', '')
+    deadline_s: float = option('seconds', 0.0, 0.0, 10.0)
+    depth: int = option('messages', 5, 1, 100)
+    loud: bool = option('whether', False)
+    kind: str = option('which', 'a', among=('a', 'b'))
 
 
 class ToyNode(ManagedNode):
