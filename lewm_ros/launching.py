@@ -5,6 +5,7 @@ Imported by launch files only: ROS's launch packages are there when `ros2 launch
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 
 from lewm_core.paths import config_dir
 from lewm_core.types import UserError
+from lewm_ros.signals import LAUNCHER
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ def describe(executable: str, arguments: Sequence[Argument], params: str | None 
     """The launch description of one executable of this package with these arguments.
 
     `params` is a file of config/ros, the default of the argument `params_file`; what is given as
-    an argument overrules it. After SIGINT the node has `patience_s` before SIGTERM follows.
+    an argument overrules it. After SIGINT the node has `patience_s` before SIGTERM follows. The
+    node ends when the launch is killed, too.
     """
     declared = [*arguments, *_COMMON]
     if params is not None:
@@ -70,6 +73,7 @@ def describe(executable: str, arguments: Sequence[Argument], params: str | None 
             parameters=[*files, *([values] if values else [])],
             remappings=[_rule(word) for word in given['remap'].split()],
             arguments=[*words, '--ros-args', '--log-level', given['log_level']],
+            additional_env={LAUNCHER: str(os.getpid())},
             output='screen', emulate_tty=True, sigterm_timeout=str(patience_s))]
 
     return LaunchDescription([

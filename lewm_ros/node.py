@@ -28,7 +28,7 @@ from rclpy.utilities import remove_ros_args
 
 from lewm_core.types import UserError
 from lewm_ros.params import declare_one, warn_unknown
-from lewm_ros.signals import Signals
+from lewm_ros.signals import Signals, end_with_launcher
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 SPIN_S = 0.1  # the longest a signal waits for the loop to notice it
@@ -236,6 +236,7 @@ def run_node(make: Callable[[], Any], args: Sequence[str] | None = None) -> int:
     """
     name = getattr(make, '__name__', 'lewm_ros')
     with Signals() as signals:
+        end_with_launcher()
         try:
             rclpy.init(args=None if args is None else [sys.argv[0], *args],
                        signal_handler_options=SignalHandlerOptions.NO)

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
 from typing import Any
+
+
+# The process that launched a node, by its id, where the node is to end with it.
+LAUNCHER = 'LEWM_ROS_LAUNCHER'
+_PR_SET_PDEATHSIG = 1
 
 
 class Signals:
@@ -34,3 +41,17 @@ class Signals:
         """The signal that has come since the last call, or None."""
         number, self.pending = self.pending, None
         return number
+
+
+def end_with_launcher() -> None:
+    """Nothing; SIGTERM comes when the process named in the environment, our parent, has died.
+
+    `ros2 launch` that is killed, or gets SIGTERM, leaves its nodes behind: a planner would drive
+    on with nobody to stop it. Source: prctl(2), PR_SET_PDEATHSIG; on Linux alone.
+    """
+    launcher = os.environ.pop(LAUNCHER, '')
+    if launcher != str(os.getppid()):
+        return  # started by hand, or through another program that has its own way to end it
+    prctl = getattr(ctypes.CDLL(None), 'prctl', None)
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
