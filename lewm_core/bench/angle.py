@@ -52,17 +52,15 @@ def run(job: BenchAngleJob, overrides: list[str]) -> int:
     columns = {split: table(dataset, rows[split]) for split in _SPLITS}
     names, tables = list(columns['train']), {s: np.stack(list(c.values()), 1)
                                              for s, c in columns.items()}
+    seen = np.array([name not in targets({_ANGLE: np.zeros(1)}, {_ANGLE}) for name in names])
     said: dict[str, np.ndarray] = {}
     if job.ceiling_steps:
-        seen = np.array([name not in targets({_ANGLE: np.zeros(1)}, {_ANGLE}) for name in names])
         said['pictures'] = np.full(tables['test'].shape, np.nan)
         said['pictures'][:, seen] = supervised(job, dataset, rows, {
             split: values[:, seen] for split, values in tables.items()})
     model, metrics = _trained(job, dataset, folder)
-    latents = {split: encode_rows(model, dataset, rows[split]) for split in _SPLITS}
-    pairs = [v for split in _SPLITS[:2] for v in (latents[split], tables[split])]
-    said['linear'] = fit_linear(*pairs)[0](latents['test'])
-    said['mlp'] = MlpProbe.fit(*pairs, job.probe_steps, job.seed)(latents['test'])
+    said |= _probed(job, {split: encode_rows(model, dataset, rows[split]) for split in _SPLITS},
+                    tables, seen)
     found = {kind: {name: r_squared(tables['test'][:, i], values[:, i])
                     for i, name in enumerate(names) if np.isfinite(values[:, i]).all()}
              for kind, values in said.items()}
@@ -72,6 +70,22 @@ def run(job: BenchAngleJob, overrides: list[str]) -> int:
                               'frames': {k: len(v) for k, v in rows.items()}})
     print(job.output)
     return 0
+
+
+def _probed(job: BenchAngleJob, latents: dict[str, np.ndarray], tables: dict[str, np.ndarray],
+            seen: np.ndarray) -> dict[str, np.ndarray]:
+    """The columns (N, M) of the test rows, as each probe reads them out of the latents.
+
+    What no picture shows is probed apart: what is learned by heart is no help to the rest.
+    """
+    linear, _ = fit_linear(latents['train'], tables['train'], latents['validation'],
+                           tables['validation'])
+    said = {'linear': linear(latents['test']), 'mlp': np.empty(tables['test'].shape)}
+    for part in (seen, ~seen):
+        said['mlp'][:, part] = MlpProbe.fit(
+            latents['train'], tables['train'][:, part], latents['validation'],
+            tables['validation'][:, part], job.probe_steps, job.seed)(latents['test'])
+    return said
 
 
 def table(dataset: Dataset, rows: np.ndarray) -> dict[str, np.ndarray]:

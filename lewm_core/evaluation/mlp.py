@@ -15,16 +15,19 @@ _RATE = 1e-3
 class MlpProbe:
     """A fitted map from latents (..., D) to M columns, as `fit` gives it."""
 
-    def __init__(self, net: nn.Module, scales: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
-        self._net, self._scales = net, scales
+    def __init__(self, nets: list[nn.Module], scales: tuple[Tensor, Tensor, Tensor, Tensor]
+                 ) -> None:
+        self._nets, self._scales = nets, scales
 
     @classmethod
     def fit(cls, latents: np.ndarray, columns: np.ndarray, held: np.ndarray,
             held_columns: np.ndarray, steps: int, seed: int) -> MlpProbe:
         """The MLP (two hidden layers of 256) from `latents` (N, D) to `columns` (N, M).
 
-        Stopped where the error on `held` (K, D), `held_columns` (K, M) is lowest; NaNs in a
-        column count in neither. Adam, squared error of standardised columns.
+        Each column is read by the weights of the check at which its own error on `held` (K, D),
+        `held_columns` (K, M) is lowest: one that can only be learned by heart would stop the
+        others early. NaNs in a column count in neither. Adam, squared error of standardised
+        columns.
         """
         x, y, xh, yh = (torch.from_numpy(np.asarray(v, np.float32))
                         for v in (latents, columns, held, held_columns))
@@ -48,31 +51,34 @@ class MlpProbe:
         """The columns (..., M) read out of `latents` (..., D)."""
         mean, std, middle, spread = self._scales
         x = torch.from_numpy(np.asarray(latents, np.float32))
-        return (self._net((x - mean) / std) * spread + middle).numpy().astype(np.float64)
+        said = [net((x - mean) / std)[..., i] for i, net in enumerate(self._nets)]
+        return (torch.stack(said, dim=-1) * spread + middle).numpy().astype(np.float64)
 
 
 def _train(net: nn.Module, x: Tensor, y: Tensor, xh: Tensor, yh: Tensor, steps: int,
-           generator: torch.Generator) -> nn.Module:
-    """`net` with the weights of its best check on the held-out pair."""
+           generator: torch.Generator) -> list[nn.Module]:
+    """For each column `net` with the weights of its best check on the held-out pair."""
     optimiser = torch.optim.Adam(net.parameters(), lr=_RATE)
-    best, least, stale = copy.deepcopy(net), float('inf'), 0
+    best, stale = [copy.deepcopy(net)] * y.shape[1], 0
+    least = torch.full((y.shape[1],), float('inf'))
     for step in range(1, steps + 1):
         rows = torch.randint(len(x), (min(_BATCH, len(x)),), generator=generator)
         optimiser.zero_grad(set_to_none=True)
-        _error(net(x[rows]), y[rows]).backward()
+        _errors(net(x[rows]), y[rows]).mean().backward()
         optimiser.step()
         if step % _CHECK and step < steps:
             continue
         with torch.no_grad():
-            error = float(_error(net(xh), yh))
-        best, least, stale = ((copy.deepcopy(net), error, 0) if error < least
-                              else (best, least, stale + 1))
+            errors = _errors(net(xh), yh)
+        better, kept = errors < least, copy.deepcopy(net)
+        best = [kept if good else old for good, old in zip(better, best)]
+        least, stale = torch.minimum(least, errors), 0 if better.any() else stale + 1
         if stale == _PATIENCE:
             break
-    return best.eval()
+    return best
 
 
-def _error(said: Tensor, true: Tensor) -> Tensor:
-    """The mean squared error over what is known."""
+def _errors(said: Tensor, true: Tensor) -> Tensor:
+    """The mean squared error (M,) of each column, over what is known of it."""
     known = torch.isfinite(true)
-    return torch.where(known, said - true, 0.0).square().sum() / known.sum().clamp(min=1)
+    return torch.where(known, said - true, 0.0).square().sum(0) / known.sum(0).clamp(min=1)
