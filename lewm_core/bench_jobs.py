@@ -69,8 +69,8 @@ class BenchPlannerJob:
     tables: tuple[str, ...] = option('speed, small, success, patches; none: all that can be made, '
                                      'small and success with a checkpoint', ())
     output: Path = option('the JSON file to write', Path('runs/bench/planner.json'))
-    reference_python: str | None = option('a Python that has stable-worldmodel; none: ours alone',
-                                          None)
+    reference_python: Path | None = option('a Python that has stable-worldmodel; none: ours '
+                                           'alone', None)
     device: str = option('cpu or cuda', 'cpu')
     threads: int = threads()
     rounds: int = option('plans of each planner, in turn', 5, 1, 10_000)

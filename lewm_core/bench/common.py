@@ -41,6 +41,12 @@ def ratio(reference: np.ndarray, ours: np.ndarray) -> float:
     return float(np.median(np.asarray(reference) / np.asarray(ours)))
 
 
+def other_python() -> dict[str, str]:
+    """The environment for another interpreter: nothing that leads to this one's libraries."""
+    return {key: value for key, value in os.environ.items()
+            if not key.startswith(('PYTHON', '_ROS')) and key != 'LD_LIBRARY_PATH'}
+
+
 def hardware() -> dict[str, Any]:
     """The machine in words: processor, cores this process may use, memory, GPU, versions."""
     found = {'cpu': _cpu(), 'cores': len(os.sched_getaffinity(0)),

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lewm_core.bench.common import ratio
+from lewm_core.bench.common import other_python, ratio
 from lewm_core.checkpoint import Checkpoint, save_checkpoint
 from lewm_core.config import ModelConfig
 from lewm_core.interchange import export_tensors
@@ -84,13 +84,13 @@ def speed(job: BenchPlannerJob) -> tuple[list[dict[str, Any]], dict[str, float]]
     names = {f'ours_{precision}': [sys.executable, '-m', 'lewm_core.bench.planner_worker']
              for precision in ('float32', 'bf16')}
     if job.reference_python:
-        names['swm'] = [job.reference_python, str(Path(__file__).with_name('swm_worker.py'))]
+        names['swm'] = [str(job.reference_python), str(Path(__file__).with_name('swm_worker.py'))]
     with tempfile.TemporaryDirectory(prefix='lewm_bench_') as where:
         folder = Path(where)
         _write(folder, model, job)
         threads = job.threads or torch.get_num_threads()
         workers = {name: Worker([*command, where, str(threads), name.removeprefix('ours_')],
-                                _without_python() if name == 'swm' else None)
+                                other_python() if name == 'swm' else None)
                    for name, command in names.items()}
         told: dict[str, list[dict[str, float]]] = {name: [] for name in names}
         for number in range(job.rounds):
@@ -179,10 +179,3 @@ def median_interval(values: np.ndarray, seed: int, draws: int = 10_000) -> tuple
     rng = np.random.default_rng(seed)
     medians = np.median(rng.choice(values, (draws, len(values))), axis=1)
     return tuple(float(v) for v in np.quantile(medians, (0.025, 0.975)))
-
-
-def _without_python() -> dict[str, str]:
-    """The environment without what points Python at this package's own libraries."""
-    import os
-    return {key: value for key, value in os.environ.items() if not key.startswith('PYTHON')
-            and not key.startswith('_ROS') and key != 'LD_LIBRARY_PATH'}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lewm_core.bench.common import alternate, ratio, write_result
+from lewm_core.bench.common import alternate, other_python, ratio, write_result
 from lewm_core.bench.frames import synthetic
 from lewm_core.config import DataConfig, ModelConfig, TrainConfig
 from lewm_core.data import Dataset
@@ -74,13 +73,11 @@ def _reference(job: BenchTrainJob) -> Iterator[Callable[[], object] | None]:
     if job.reference_python is None:
         yield None
         return
-    hidden = ('PYTHONPATH', 'PYTHONHOME', '_ROS_WHEELS_BOOTSTRAP_COMPLETE')
-    environment = {k: v for k, v in os.environ.items() if k not in hidden}
     device = 'cpu' if job.device == 'cpu' or not torch.cuda.is_available() else 'cuda'
     process = subprocess.Popen(
         [str(job.reference_python), str(Path(__file__).with_name('reference_step.py')),
          str(job.batch_size), str(job.threads), device, 'float32'],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=other_python())
 
     def answer() -> str:
         line = process.stdout.readline()
