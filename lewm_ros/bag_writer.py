@@ -63,8 +63,17 @@ class BagWriter:
         self.counts[topic] = 0
 
     def write(self, topic: str, stamp_ns: int, raw: bytes) -> None:
-        """Nothing; appends one message as it came over the wire (CDR)."""
-        self._writer.write(self._connections[topic], stamp_ns, raw)
+        """Nothing; appends one message as it came over the wire (CDR).
+
+        Raises UserError when it can't be written, as on a full disk.
+        """
+        try:
+            self._writer.write(self._connections[topic], stamp_ns, raw)
+        except OSError as error:
+            raise UserError(
+                f'{str(self.output)!r} cannot be written any further ({error.strerror}); make '
+                f'room and record again, or rescue what is in {str(self._folder)!r} with `mcap '
+                'recover`') from None
         self.counts[topic] += 1
 
     def close(self) -> Path:

@@ -178,9 +178,14 @@ class Recorder(BasicNode):
         return _BATCH
 
     def _write(self, topic: _Topic, raw: bytes, info: dict[str, int]) -> None:
-        if self._done is None:
+        if self._done is not None:
+            return
+        try:
             self._bag.write(topic.name, info['source_timestamp'] or info['received_timestamp'],
                             raw)
+        except UserError as error:
+            self._done = False, str(error)  # nothing can make this bag whole any more
+            raise
 
     def _publish(self) -> None:
         status = []

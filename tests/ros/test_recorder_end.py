@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import threading
 
+import pytest
 from ros_toys import image
 from test_recorder import START, TICK, Driver, recorder, stop
+
+from lewm_core.types import UserError
+from lewm_ros.bag_writer import BagWriter
 
 
 def test_a_camera_that_goes_on_does_not_keep_the_recorder_from_its_end(host, tmp_path):
@@ -27,3 +31,13 @@ def test_a_camera_that_goes_on_does_not_keep_the_recorder_from_its_end(host, tmp
     over.set()
     camera.join()
     assert response.success and len(sent) < 600
+
+
+def test_a_full_disk_ends_the_recording_with_a_sentence(tmp_path, monkeypatch):
+    """It was a traceback, and a second one when the bag was to be finished all the same."""
+    bag = BagWriter(tmp_path / 'bag')
+    bag.add_topic('/episode', 'std_msgs/msg/Header')
+    monkeypatch.setattr(bag._writer.storage, 'bio', open('/dev/full', 'wb', buffering=0))
+    with pytest.raises(UserError, match="bag' cannot be written any further .No space left"):
+        for stamp in range(10**6):
+            bag.write('/episode', stamp, bytes(1000))
