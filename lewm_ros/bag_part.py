@@ -33,9 +33,7 @@ class Channel:
     def __post_init__(self) -> None:
         # Names of a damaged file stand in messages to the user, which are one line.
         for key in ('topic', 'type'):
-            name = getattr(self, key)
-            if not name.isprintable():
-                object.__setattr__(self, key, ascii(name)[1:-1])
+            object.__setattr__(self, key, printable(getattr(self, key)))
 
 
 @dataclass(frozen=True)
@@ -98,3 +96,8 @@ class Part(Protocol):
 def ros_type(name: str) -> str:
     """The type as package/msg/Type; ROS 1 and early ROS 2 recorders leave out the /msg/."""
     return name.replace('/', '/msg/') if name.count('/') == 1 else name
+
+
+def printable(text: str) -> str:
+    """The text on one line, as it is where it can be printed."""
+    return text if text.isprintable() else ascii(text)[1:-1]

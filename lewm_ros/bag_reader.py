@@ -272,9 +272,15 @@ def _decompress(raw: bytes | memoryview) -> bytes:
     """The message in a zstd frame."""
     try:
         size = zstandard.frame_content_size(bytes(raw[:32]))
-        if not 0 < size <= _LARGEST:
+        if not -1 <= size <= _LARGEST or size == 0:
             raise ValueError(f'a size of {size} bytes')
-        return zstandard.ZstdDecompressor().decompress(raw)
+        if size > 0:
+            return zstandard.ZstdDecompressor().decompress(raw)
+        stream = zstandard.ZstdDecompressor().decompressobj()  # its size was not known beforehand
+        data = stream.decompress(raw)
+        if not stream.eof:
+            raise ValueError('its end is missing')
+        return data
     except Exception as error:  # zstd's own
         raise Damage(f'a compressed message: {error}') from None
 

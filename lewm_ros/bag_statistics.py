@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lewm_core.types import UserError
+from lewm_ros.bag_part import printable
 from lewm_ros.bag_reader import Bag, Raw, Topic
 from lewm_ros.clocks import Stamps, queued
 from lewm_ros.decode import decode
@@ -171,7 +172,7 @@ def _note_kind(topic: TopicStatistics, bag: Bag, raw: Raw) -> None:
     except UserError as error:
         topic.note(error)
         return
-    text = f'{width}x{height} {getattr(message, "encoding", None) or message.format}'
+    text = printable(f'{width}x{height} {getattr(message, "encoding", None) or message.format}')
     topic.kinds[text] = topic.kinds.get(text, 0) + 1
 
 

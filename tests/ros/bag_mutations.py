@@ -100,6 +100,20 @@ def damaged(whole: Path, to: Path, case: int) -> tuple[Path, str]:
     return (file if where == 'file' and rng.random() < 0.3 else copy), f'{where} {how}'
 
 
+def inspected(bag: Path) -> str:
+    """'WRONG: …' when `lewm inspect` does anything but tell or refuse in one sentence, else ''."""
+    from lewm_ros.inspect_bag import inspect_bag, suggest_spec
+    for call in (inspect_bag, suggest_spec):
+        try:
+            call(bag)
+        except UserError as error:
+            if '\n' in str(error):
+                return f'WRONG: {call.__name__}: not one sentence: {str(error)!r}'
+        except BaseException:
+            return f'WRONG: {call.__name__}: {traceback.format_exc()}'
+    return ''
+
+
 def outcome(bag: Path, output: Path, spec: RobotSpec) -> str:
     """'dataset', 'refused: …' or 'WRONG: …' for what the conversion did."""
     from lewm_ros.bags import convert
@@ -134,7 +148,7 @@ def _serve(pipe, bags: list[Path]) -> None:
     while (case := pipe.recv()) is not None:
         with tempfile.TemporaryDirectory() as folder:
             bag, how = damaged(bags[case % len(bags)], Path(folder), case)
-            pipe.send((how, outcome(bag, Path(folder) / 'out' / 'data.h5', spec)))
+            pipe.send((how, inspected(bag) or outcome(bag, Path(folder, 'out', 'data.h5'), spec)))
 
 
 class Runner:
