@@ -15,8 +15,7 @@ import numpy as np
 import zstandard
 
 from lewm_core.types import UserError
-from lewm_ros.bag_files import (STORAGE, ZSTD, find_bags, kind_of, recording, unpacked,
-                                unreadable)
+from lewm_ros.bag_files import ZSTD, find_bags, kind_of, recording, unpacked, unreadable
 from lewm_ros.bag_part import HEAD_BYTES, Damage, Entries, Loss, Part
 from lewm_ros.bag_table import Table
 from lewm_ros.bag_types import Types
@@ -24,7 +23,7 @@ from lewm_ros.mcap_file import McapFile
 from lewm_ros.ros1_file import Ros1File
 from lewm_ros.sqlite_file import SqliteFile
 
-__all__ = ['STORAGE', 'Bag', 'Topic', 'find_bags', 'open_bag']
+__all__ = ['Bag', 'Topic', 'find_bags', 'open_bag']
 _LOG = logging.getLogger(__name__)
 Raw = bytes | memoryview | UserError  # the error in place of what can't be read
 _OPENERS = {'mcap': McapFile, 'sqlite3': SqliteFile, 'ros1': Ros1File}

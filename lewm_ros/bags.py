@@ -106,10 +106,7 @@ def convert(bags: Sequence[str | Path], spec: RobotSpec, output: str | Path,
     input where nothing is left, and ConversionStopped when `should_stop` says so.
     """
     output = Path(output)
-    check_output(output)
-    if output.exists() and not (overwrite or append):
-        raise UserError(f'output {str(output)!r} exists already; give another path, append=true '
-                        'or overwrite=true')
+    _check_output(output, overwrite or append)
     split_episodes(1, data)
     base = Dataset.open(output) if append and output.exists() else None
     if base is not None:
@@ -130,6 +127,13 @@ def convert(bags: Sequence[str | Path], spec: RobotSpec, output: str | Path,
     report = _report(gathered, work, output)
     _LOG.info('%s: %s', output, report.summary())
     return report
+
+
+def _check_output(output: Path, exists: bool) -> None:
+    check_output(output)
+    if output.exists() and not exists:
+        raise UserError(f'output {str(output)!r} exists already; give another path, append=true '
+                        'or overwrite=true')
 
 
 @dataclass

@@ -11,7 +11,6 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 from mcap.data_stream import ReadDataStream
@@ -244,9 +243,3 @@ def records(data: bytes) -> Iterator[tuple[int, int, int]]:
             return
         yield opcode, at, length
         at += length
-
-
-def is_mcap(path: Path) -> bool:
-    """Whether the file begins as an mcap file does."""
-    with path.open('rb') as file:
-        return file.read(len(MAGIC)) == MAGIC
