@@ -113,14 +113,14 @@ def convert(bags: Sequence[str | Path], spec: RobotSpec, output: str | Path,
         spec, data = _check_base(base, spec, storage), base.data or data
     paths = find_bags(bags)
     with ExitStack() as others:
-        helpers = others.enter_context(processes(workers - 1))
+        helpers = others.enter_context(processes(workers - 1, paths[0]))
         gathered = _gather(paths, spec, window, should_stop, _hashes(base), typestore)
         if not gathered.parts:
             return _nothing_new(gathered, output, base)
         check_length(gathered.parts, spec, window)
         spec = with_source(gathered.parts, spec)
         helpers = helpers or others.enter_context(
-            processes(_worth(workers, gathered.parts, spec) - 1))
+            processes(_worth(workers, gathered.parts, spec) - 1, gathered.parts[0].path))
         work = Work(gathered.parts, spec, data, window, storage, quality, helpers, on_progress,
                     should_stop)
         _write(work, gathered, output, base)

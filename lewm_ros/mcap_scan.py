@@ -29,6 +29,7 @@ _CHUNK = struct.Struct('<QQQI')  # start, end, uncompressed size, CRC
 _FOOTER = 20  # bytes in it
 _LARGEST = 4 * 2**30  # a chunk that claims more is damaged
 _LATEST = 2**63
+_WINDOW = 4096
 
 
 @dataclass
@@ -62,6 +63,7 @@ class McapScan:
         self.losses: list[Loss] = []
         self.channels: dict[int, Channel] = {}
         self.profile = ''
+        self._window, self._window_at = b'', 0  # read last: small records follow each other
         self._schemas: dict[int, Schema] = {}
         self._statistics: Statistics | None = None
         if self.read(0, len(MAGIC)) != MAGIC:
@@ -71,10 +73,17 @@ class McapScan:
 
     def read(self, at: int, length: int) -> bytes:
         """The bytes at `at`; raises Damage when the file ends before their end."""
-        data = os.pread(self.fd, length, at) if at + length <= self.size else b''
-        if len(data) != length:
-            raise Damage(f'the file ends before byte {at + length}')
-        return data
+        begin = at - self._window_at
+        if not 0 <= begin <= len(self._window) - length:
+            if at + length > self.size:
+                raise Damage(f'the file ends before byte {at + length}')
+            data = os.pread(self.fd, max(length, _WINDOW), at)
+            if len(data) < length:
+                raise Damage(f'the file ends before byte {at + length}')
+            if length >= _WINDOW:
+                return data
+            self._window, self._window_at, begin = data, at, 0
+        return self._window[begin:begin + length]
 
     def unpack(self, chunk: Chunk) -> bytes:
         """The records of a chunk; raises Damage where they don't unpack or the CRC differs."""

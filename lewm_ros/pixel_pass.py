@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
@@ -80,7 +80,8 @@ class Reader:
         self._open.close()
         self._path = self._bag = None
 
-    def _bag_at(self, path: Path) -> Bag:
+    def bag_at(self, path: Path) -> Bag:
+        """The open bag at `path`; raises UserError."""
         if path != self._path:
             self.close()
             self._bag = self._open.enter_context(open_bag(path))
@@ -92,7 +93,7 @@ class Reader:
         handle = os.open(target.path, os.O_WRONLY)
         done = 0
         try:
-            bag = self._bag_at(part.bag)
+            bag = self.bag_at(part.bag)
             for index, raw in zip(part.frames, bag.pick(part.topic, part.frames,
                                                         part.camera.type)):
                 try:
@@ -183,8 +184,8 @@ def _ask(should_stop: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def processes(count: int) -> Iterator[Helpers | None]:
-    """That many other processes, which start at once, meanwhile the first pass may run.
+def processes(count: int, first: Path) -> Iterator[Helpers | None]:
+    """That many other processes, which start and open the bag `first` while the first pass runs.
 
     They are started afresh: a fork copies the locks of ROS's and PyTorch's threads.
     """
@@ -193,12 +194,14 @@ def processes(count: int) -> Iterator[Helpers | None]:
         return
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
+    pool, waits = ProcessPoolExecutor(count, get_context('spawn'), _begin), True
     try:
-        with ProcessPoolExecutor(count, get_context('spawn'), _begin) as pool:
-            for _ in range(count):
-                pool.submit(int)  # one is started for each
-            yield Helpers(pool, count)
+        for _ in range(count):  # one is started for each
+            pool.submit(_open_first, first)
+        yield Helpers(pool, count)
+        waits = False  # they have nothing left to do
     finally:
+        pool.shutdown(waits, cancel_futures=True)
         cv2.setNumThreads(threads)
 
 
@@ -211,6 +214,11 @@ def _work(part: Slice, target: Target) -> Filled:
     for _ in _READER.fill(part, target, filled):
         pass
     return filled
+
+
+def _open_first(path: Path) -> None:
+    with suppress(UserError):  # the first pass says why
+        _READER.bag_at(path)
 
 
 def _begin() -> None:

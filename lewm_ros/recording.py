@@ -77,11 +77,6 @@ class _Wanted:
     kind: str = ''  # of its messages in `order`; a topic of states alone is in none
     outlets: list[tuple[Stream, tuple[str, ...]]] = field(default_factory=list)
 
-    @property
-    def numbers(self) -> bool:
-        """Whether its messages must be taken apart; no image is."""
-        return any(paths for _, paths in self.outlets)
-
 
 def read_times(bag: Bag, spec: RobotSpec) -> Recording:
     """The recording's stamps, commands and states; no image is taken apart for it.
@@ -94,14 +89,15 @@ def read_times(bag: Bag, spec: RobotSpec) -> Recording:
     _check_types(bag, spec)
     wanted = _wanted(recording, spec)
     headed = {name: bag.has_header(topic.type) for name, topic in wanted.items()}
-    heads = [name for name, topic in wanted.items() if not topic.numbers]
+    whole = {name for name, topic in wanted.items() if any(p for _, p in topic.outlets)}
+    heads = [name for name in wanted if name not in whole]  # no image is taken apart
     damaged: list[UserError] = []
     for name, log_ns, raw in bag.messages({n: t.type for n, t in wanted.items()}, heads,
                                           damaged=True):
         topic = wanted[name]
         try:
             header_ns = bag.header_ns(raw) if headed[name] or isinstance(raw, UserError) else 0
-            message = bag.message(raw, topic.type) if topic.numbers else None
+            message = bag.message(raw, topic.type) if name in whole else None
             rows = [[get_field(message, path) for path in paths] for _, paths in topic.outlets]
         except UserError as error:
             damaged.append(error)
