@@ -14,7 +14,7 @@ from lewm_core.job_fields import TrainingGroups, group, threads
 class BenchConvertJob:
     """How fast bags become a dataset, beside OpenCV alone; memory against the bag's size."""
 
-    frames: int = option('images of the bags that are timed', 3000, 10, 10**6)
+    frames: int = option('images of the bags that are timed', 6000, 10, 10**6)
     rounds: int = option('timed rounds, after one that does not count', 3, 1, 1000)
     sizes_gb: tuple[float, ...] = option('sizes of the bags that memory is measured with',
                                          (0.2, 1.0, 4.0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -196,8 +198,9 @@ def processes(count: int, first: Path) -> Iterator[Helpers | None]:
     cv2.setNumThreads(1)
     pool, waits = ProcessPoolExecutor(count, get_context('spawn'), _begin), True
     try:
-        for _ in range(count):  # one is started for each
-            pool.submit(_open_first, first)
+        with _without_main():
+            for _ in range(count):  # one is started for each
+                pool.submit(_open_first, first)
         yield Helpers(pool, count)
         waits = False  # they have nothing left to do
     finally:
@@ -214,6 +217,20 @@ def _work(part: Slice, target: Target) -> Filled:
     for _ in _READER.fill(part, target, filled):
         pass
     return filled
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """A process started meanwhile does not run the calling program's main module again.
+
+    It needs nothing of it, and a script may have no `if __name__ == '__main__'`.
+    """
+    main = sys.modules['__main__']
+    sys.modules['__main__'] = ModuleType('__main__')
+    try:
+        yield
+    finally:
+        sys.modules['__main__'] = main
 
 
 def _open_first(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -208,6 +209,19 @@ def test_several_processes_write_what_one_writes(tmp_path, two_room, storage):
     np.testing.assert_array_equal(one.frames(rows), three.frames(rows))
     if storage == 'raw':
         np.testing.assert_array_equal(three.pixels[131], picture(132))
+
+
+def test_a_script_without_a_main_guard_is_not_run_by_the_other_processes(tmp_path):
+    """Each of them began the conversion anew, and the first one said that they were killed."""
+    bag, script = recorded(tmp_path / 'bag'), tmp_path / 'script.py'
+    script.write_text(f"""
+from lewm_core.paths import load_robot
+from lewm_ros.bags import convert
+print('once', convert([{str(bag)!r}], load_robot('two_room'), 'data.h5', workers=2).frames)
+""")
+    found = subprocess.run([sys.executable, str(script)], cwd=tmp_path, text=True, timeout=120,
+                           env={**os.environ, 'PYTHONPATH': str(ROOT)}, capture_output=True)
+    assert found.stdout == 'once 80\n' and found.returncode == 0
 
 
 def test_each_episode_says_where_it_comes_from(tmp_path, two_room):
