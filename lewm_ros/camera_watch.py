@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import time
 
-from rclpy.subscription import Subscription
+from lewm_core.robot import RobotSpec
+
+# Of the mean interval between steps: the weight of the newest, and what is too slow, in ticks.
+_NEWEST, _SLOW = 0.1, 1.5
 
 
 class CameraWatch:
@@ -15,8 +18,10 @@ class CameraWatch:
     empty: such messages come, but none becomes a step, so they don't count.
     """
 
-    def __init__(self, topic: str, max_age_s: float) -> None:
-        self._topic, self._max_age_s = topic, max_age_s
+    def __init__(self, spec: RobotSpec) -> None:
+        self._topic, self._max_age_s = spec.camera.topic, spec.max_age_s
+        self._tick_s = self._interval_s = spec.tick_s
+        self._kept: int | None = None  # the stamp of the newest step
         self._stamp: int | None = None
         self._new_s = -math.inf  # receipt of the newest picture
         self._unstamped = self._repeated = 0  # messages since then
@@ -35,6 +40,13 @@ class CameraWatch:
         else:
             self._stamp, self._new_s = stamp_ns, time.monotonic()
             self._unstamped = self._repeated = 0
+
+    def kept(self, stamp_ns: int, start: bool) -> None:
+        """Nothing; a picture became a step. `start`: of an episode."""
+        if self._kept is not None and not start:
+            interval_s = 1e-9 * (stamp_ns - self._kept)
+            self._interval_s += _NEWEST * (interval_s - self._interval_s)
+        self._kept = stamp_ns
 
     @property
     def stale(self) -> bool:
@@ -60,8 +72,12 @@ class CameraWatch:
             text += f'; {self._unstamped} came without a stamp'
         return text
 
-
-def mixed(publishers: int, camera: Subscription) -> str:
-    """What is wrong where more than one camera publishes on a topic."""
-    return (f'{publishers} publishers on {camera.topic_name!r}: their pictures are mixed, so '
-            'remap all but one')
+    def odd(self, publishers: int) -> str:
+        """What is odd about a camera that isn't stale, with so many publishers; mostly empty."""
+        if publishers > 1:
+            return (f'{publishers} publishers on {self._topic!r}: their pictures are mixed, so '
+                    'remap all but one')
+        if self._interval_s > _SLOW * self._tick_s:
+            return (f'pictures come every {self._interval_s:.2g} s, but a tick is '
+                    f'{self._tick_s:.2g} s: each command holds for longer than it was planned to')
+        return ''

@@ -13,7 +13,7 @@ from std_srvs.srv import Trigger
 
 from lewm_core.config import PlannerConfig
 from lewm_core.types import UserError
-from lewm_ros.camera_watch import CameraWatch, mixed
+from lewm_ros.camera_watch import CameraWatch
 from lewm_ros.drive import Driver, Fault
 from lewm_ros.drive_figures import figures
 from lewm_ros.fields import make_command, stamp_ns
@@ -84,7 +84,7 @@ class PlannerNode(ManagedNode):
         self._clock_of = LiveClock(has_header=True)
         self._started_ns: int | None = None
         self._newest: Any = None
-        self._watch = CameraWatch(spec.camera.topic, spec.max_age_s)
+        self._watch = CameraWatch(spec)
         topic = '~/command_preview' if params.dry_run else spec.action.topic
         self._commands = self._own(self.create_publisher, self._action_class, topic, RELIABLE)
         self._accepted = self._own(self.create_publisher, Header, '~/goal_accepted', LATCHED)
@@ -149,6 +149,7 @@ class PlannerNode(ManagedNode):
         if choice is Choice.SKIP:
             return
         self._newest = message
+        self._watch.kept(stamp, choice is Choice.START)
         if choice is Choice.START:
             self._started_ns = stamp
         if not self.active:
@@ -282,8 +283,8 @@ class PlannerNode(ManagedNode):
                                   'plans_ahead': self._ahead, **figures(driver)}
         sentence, cameras = self._sentence(), self.count_publishers(self._camera.topic_name)
         values['camera_publishers'] = cameras
-        if cameras > 1:
-            level, sentence = max(level, WARN), f'{sentence}; {mixed(cameras, self._camera)}'
+        if odd := self._watch.odd(cameras):
+            level, sentence = max(level, WARN), f'{sentence}; {odd}'
         return level, sentence, values
 
 

@@ -118,3 +118,14 @@ def test_ahead_a_plan_that_is_not_finite_lets_the_old_one_go_on_to_its_horizon(t
     sent = [bench.frame()[0] for _ in range(11)]
     assert sent[:10] == [[0.01, t / 100] for t in range(10)]
     assert sent[10] == list(SAFE) and bench.driver.fault is Fault.NOT_FINITE
+
+
+def test_ahead_a_goal_given_while_a_plan_is_made_for_the_former_one_drops_that_plan(ahead):
+    for _ in range(5):
+        ahead.frame()
+    ahead.frame(work=False)                                # asks for plan 3, for the former goal
+    ahead.driver.set_goal(np.ones((64, 64, 3), np.uint8), lambda error: None)
+    ahead.work()
+    assert ahead.agent.calls[-1] == 'set_goal' and ahead.agent.plans == 3
+    assert ahead.frame() == [[0.04, 0.0]]
+    assert ahead.agent.calls[-3:-1] == ['reset', ('plan', 6 * TICK, 6)]

@@ -67,12 +67,20 @@ def test_an_old_picture_does_not_become_the_goal(host, agent):
     assert not answer.success and 'no current image' in answer.message and agent.goals == [9]
 
 
+def test_a_camera_slower_than_the_ticks_is_said(host, agent):
+    """At half the rate each command moved the robot twice as far as was planned, in silence."""
+    rig = Rig(host, agent).goal()
+    for k in range(12):
+        rig.frame(stamp=START + 2 * k * TICK)
+    assert 'pictures come every 0.17 s, but a tick is 0.1 s' in rig.node.diagnose()[1]
+
+
 def test_two_cameras_on_one_topic_are_said(host, agent):
     """Their frames take turns: the model sees a world that jumps to and fro."""
     rig = Rig(host, agent).goal()
     host.add(ToyRobot, name='other_robot')
     rig.frame()
-    assert rig.said("2 publishers on '/camera/image_raw'")
+    assert rig.said("2 publishers on 'camera/image_raw'")
 
 
 @pytest.mark.parametrize('asked', [Transition(id=Transition.TRANSITION_CONFIGURE),
