@@ -265,7 +265,8 @@ class LiveClock:
 
     Header stamps when both message types have them, else the source stamps that DDS gives. A
     publisher that leaves the header stamp empty from the start moves everything to source stamps
-    (`header` is then false); an empty one among filled ones is refused with None. The receipt time is never used: after a stall it misplaces hundreds of commands.
+    (`header` is then false); an empty one among filled ones is refused with None. The receipt
+    time is never used: after a stall it misplaces hundreds of commands.
     """
 
     def __init__(self, has_header: bool) -> None:
