@@ -10,8 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from lewm_core.checkpoint import (Checkpoint, load_checkpoint, read_metadata, save_checkpoint,
                                   update_metadata)
-from lewm_core.config import (DataConfig, ModelConfig, PlannerConfig, SurpriseConfig, TrainConfig,
-                              config_from_dict)
+from lewm_core.config import DataConfig, PlannerConfig, SurpriseConfig, TrainConfig
 from lewm_core.types import UserError
 
 
@@ -192,39 +191,3 @@ def test_a_device_that_is_not_there_is_named(path):
     for device in ('cuda:99', 'toaster'):
         with pytest.raises(UserError, match=f'{device}.*cannot be used here'):
             load_checkpoint(path, device)
-
-
-# Configs from plain trees
-
-@pytest.mark.parametrize('cls', [ModelConfig, DataConfig, TrainConfig, PlannerConfig,
-                                 SurpriseConfig])
-def test_each_config_survives_json(cls):
-    tree = json.loads(json.dumps(dataclasses.asdict(cls())))
-    assert config_from_dict(cls, tree, 'here') == cls()
-
-
-def test_lists_become_tuples_and_whole_numbers_floats():
-    config = config_from_dict(ModelConfig, {'conv_channels': [8, 16], 'dropout': 0}, 'here',
-                              partial=True)
-    assert config.conv_channels == (8, 16)
-    assert config.dropout == 0.0 and isinstance(config.dropout, float)
-
-
-@pytest.mark.parametrize('tree, words', [
-    ({'samples': '64'}, "here: samples is '64', but int is expected"),
-    ({'samples': 64.0}, 'here: samples is 64.0, but int'),
-    ({'samples': True}, 'here: samples is True, but int'),
-    ({'limits': 1}, 'here: limits is 1, but bool'),
-    ({'samples': None}, 'here: samples is None'),
-    ({'samples': 1}, 'here: samples=1 is out of range'),
-    ({'cost': 'least'}, "here: cost='least' is not known"),
-    ({'simples': 64}, "here: unknown key 'simples'"),
-    ([], r'here is \[\], but a mapping')])
-def test_a_wrong_value_in_a_config_is_named(tree, words):
-    with pytest.raises(UserError, match=words):
-        config_from_dict(PlannerConfig, tree, 'here', partial=True)
-
-
-def test_a_wrong_item_in_a_list_is_named():
-    with pytest.raises(UserError, match=r"conv_channels\[1\] is 'x', but int"):
-        config_from_dict(ModelConfig, {'conv_channels': [8, 'x']}, 'here', partial=True)

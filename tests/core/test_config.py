@@ -9,6 +9,7 @@ import pytest
 
 from lewm_core.config import (DataConfig, ModelConfig, PlannerConfig, SurpriseConfig, TrainConfig,
                               check, config_from_dict, default)
+from lewm_core.plain import from_plain
 from lewm_core.types import UserError
 
 CONFIGS = (ModelConfig, DataConfig, TrainConfig, PlannerConfig, SurpriseConfig)
@@ -89,3 +90,44 @@ def test_lists_become_tuples_and_whole_numbers_floats():
     assert model.conv_channels == (8, 16) and isinstance(model.dropout, float)
     with pytest.raises(UserError, match=r"conv_channels\[1\] is 'a', but int is expected"):
         config_from_dict(ModelConfig, {'conv_channels': [8, 'a']}, 'here', partial=True)
+
+
+@pytest.mark.parametrize('tree, words', [
+    ({'samples': '64'}, "here: samples is '64', but int is expected"),
+    ({'samples': 64.0}, 'here: samples is 64.0, but int'),
+    ({'samples': True}, 'here: samples is True, but int'),
+    ({'limits': 1}, 'here: limits is 1, but bool'),
+    ({'samples': None}, 'here: samples is None'),
+    ({'samples': 1}, 'here: samples=1 is out of range'),
+    ({'cost': 'least'}, "here: cost='least' is not known"),
+    ({'simples': 64}, "here: unknown key 'simples'"),
+    ([], r'here is \[\], but a mapping')])
+def test_a_wrong_value_in_a_config_is_named(tree, words):
+    with pytest.raises(UserError, match=words):
+        config_from_dict(PlannerConfig, tree, 'here', partial=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    name: str
+    at: tuple[int, int] | None = dataclasses.field(
+        default=None, metadata={'expected': 'two whole numbers'})
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    parts: tuple[Part, ...]
+    note: str | None = None
+
+
+def test_dataclasses_within_dataclasses_are_read_and_a_fault_is_named_with_its_place():
+    whole = Whole((Part('a', (1, 2)), Part('b')))
+    tree = json.loads(json.dumps(dataclasses.asdict(whole)))
+    assert from_plain(Whole, tree, 'here') == whole
+    assert from_plain(Whole, {'parts': [{'name': 'a', 'at': [1, 2]}, {'name': 'b'}]}, 'here',
+                      partial=True) == whole
+    for parts, words in (([{'name': 'a', 'at': [1]}], r'parts\[0\]: at is \[1\], but two whole'),
+                         ([{'name': 'a'}, {'at': None}], r"parts\[1\]: key 'name' is missing"),
+                         ('a', "parts is 'a', but a list is expected")):
+        with pytest.raises(UserError, match=f'^here: {words}'):
+            from_plain(Whole, {'parts': parts}, 'here', partial=True)
