@@ -23,6 +23,7 @@ def build_steps(recording: Recording, spec: RobotSpec) -> tuple[list[Step], Step
     """
     builder = StepBuilder(spec, hold=True)
     clock, steps, wrong = recording.clock, [], _left_out(recording, spec)
+    values = recording.commands.numbers()
     stamps = {'frame': recording.frames.stamps(clock), 'marker': recording.markers.stamps(clock),
               'command': recording.commands.stamps(clock)}
     for kind, index in recording.order:
@@ -32,7 +33,7 @@ def build_steps(recording: Recording, spec: RobotSpec) -> tuple[list[Step], Step
         if kind == 'frame':
             steps += builder.frame(stamp_ns, index)
         elif kind == 'command':
-            steps += builder.command(stamp_ns, np.array(recording.commands.values[index]))
+            steps += builder.command(stamp_ns, values[index])
         else:
             steps += builder.marker(stamp_ns)
     every = steps + builder.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from array import array
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,17 +23,22 @@ _LOG = logging.getLogger(__name__)
 class Stream:
     """One topic's messages in order of log time: both stamps, and the numbers that are wanted."""
 
-    header_ns: list[int] = field(default_factory=list)
-    log_ns: list[int] = field(default_factory=list)
-    values: list[list[float]] = field(default_factory=list)
+    header_ns: array = field(default_factory=lambda: array('q'))
+    log_ns: array = field(default_factory=lambda: array('q'))
+    values: array = field(default_factory=lambda: array('d'))  # row by row
 
     def add(self, header_ns: int, log_ns: int, row: list[float]) -> None:
         """Nothing; appends a message's stamps and numbers."""
         self.header_ns.append(header_ns)
         self.log_ns.append(log_ns)
-        self.values.append(row)
+        self.values.extend(row)
 
-    def stamps(self, clock: str) -> list[int]:
+    def numbers(self) -> np.ndarray:
+        """The numbers (n, F) float64."""
+        count = len(self.log_ns)
+        return np.array(self.values).reshape(count, len(self.values) // max(count, 1))
+
+    def stamps(self, clock: str) -> array:
         """The stamps (n,) by `clock`: 'header' or 'log'."""
         return self.header_ns if clock == 'header' else self.log_ns
 
@@ -154,7 +160,7 @@ def _check_types(bag: Bag, spec: RobotSpec) -> None:
 
 
 def _check_commands(recording: Recording, spec: RobotSpec) -> None:
-    values = np.array(recording.commands.values, dtype=np.float64)
+    values = recording.commands.numbers()
     with np.errstate(over='ignore'):  # as the dataset holds them
         bad = np.argwhere(~np.isfinite(values.astype(np.float32)))
     if len(bad):
@@ -208,7 +214,7 @@ def states_at(recording: Recording, spec: RobotSpec, frames: list[int]) -> dict[
         if clock == 'header':
             given[given == 0] = -2**62  # not filled in: near to nothing
         rows = _nearest(given, wanted, round(spec.max_age_s * 1e9))
-        values = np.array(stream.values, dtype=np.float64).reshape(-1, len(state.fields))
+        values = stream.numbers().reshape(-1, len(state.fields))
         for i, f in enumerate(state.fields):
             column = np.full(len(frames), np.nan)
             column[rows >= 0] = values[rows[rows >= 0], i]

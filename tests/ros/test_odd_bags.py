@@ -123,19 +123,21 @@ def test_an_open_source_size_is_that_of_most_images(tmp_path, spec):
     assert (report.frames, report.unreadable) == (38, 2)
 
 
-def test_a_message_without_the_number_is_left_out(tmp_path, spec):
-    """The first message of many a joint driver is empty."""
+@pytest.mark.parametrize('empty', [9, 999])
+def test_a_message_without_the_number_is_left_out(tmp_path, spec, empty):
+    """The first message of many a joint driver is empty, and of some each."""
     joints, odd = T['sensor_msgs/msg/JointState'], []
     for k, (topic, log, m) in enumerate(drive(40)):
         if topic == '/odom':
-            m = joints(m.header, [], np.array([1.0 * k] if k > 9 else []), np.array([]),
+            m = joints(m.header, [], np.array([1.0 * k] if k > empty else []), np.array([]),
                        np.array([]))
         odd.append((topic, log, m))
     fields = [{'path': 'position[0]', 'name': 'joint', 'unit': 'rad'}]
     tree = {**spec.to_dict(), 'state': [{'topic': 'odom', 'type': 'sensor_msgs/msg/JointState',
                                          'fields': fields}]}
     report, data = converted(tmp_path, odd, RobotSpec.from_dict(tree))
-    assert report.frames == 40 and np.isfinite(data['joint']).all()
+    assert report.frames == 40
+    assert np.isfinite(data['joint']).all() if empty == 9 else np.isnan(data['joint']).all()
 
 
 def test_two_states_may_come_from_one_topic(tmp_path, two_room):
