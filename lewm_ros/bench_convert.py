@@ -112,7 +112,6 @@ def _row(job: Any, folder: Path, bag: Path, kind: str, side: int) -> dict[str, A
     row['ratio_to_limit'] = ratio(seconds['limit'], seconds['one'])
     # What other programs take does not count here; nor does waiting for the disk.
     row['cpu_ratio_to_limit'] = ratio(*(np.array(cpu[k][1:]) for k in ('limit', 'one')))
-    row['cpu_of_two_to_one'] = ratio(*(np.array(cpu[k][1:]) for k in ('two', 'one')))
     row['times_naive'] = ratio(seconds['naive'], seconds['one'])
     row['speedup_two_processes'] = ratio(seconds['one'], seconds['two'])
     row['speedup_two_limits'] = ratio(seconds['limit'], seconds['limit_two'])
