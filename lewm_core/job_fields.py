@@ -8,6 +8,8 @@ from typing import Any
 from lewm_core.config import DataConfig, ModelConfig, PlannerConfig, SurpriseConfig, TrainConfig
 from lewm_core.config_field import option
 
+EPISODE_S = 30.0
+
 
 def group(kind: type) -> Any:
     """A dataclass field that holds a config of its own, such as `train`."""
@@ -33,6 +35,12 @@ def typestore() -> Any:
     """The field `typestore` of a job that reads recordings."""
     return option('for message types that a bag does not define: a ROS distribution, such as '
                   'humble, or a folder of .msg files', '')
+
+
+def episode_s() -> Any:
+    """The field `episode_s` of a job that reads recordings."""
+    return option('a longer episode is cut into equal pieces, seconds, so that some can be held '
+                  'out; 0: never', EPISODE_S, 0, 1e6)
 
 
 def overwrite() -> Any:

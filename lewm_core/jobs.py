@@ -10,7 +10,7 @@ from lewm_core.bench_jobs import (BenchAngleJob, BenchConvertJob, BenchLoaderJob
                                   BenchTrainJob)
 from lewm_core.config import DataConfig
 from lewm_core.config_field import option
-from lewm_core.job_fields import (TrainingGroups, bags, group, overwrite, robot,
+from lewm_core.job_fields import (TrainingGroups, bags, episode_s, group, overwrite, robot,
                                   robot_of_dataset, typestore)
 
 
@@ -29,6 +29,7 @@ class ConvertJob:
     workers: int = option('processes; 0: as many as the bags are worth', 0, 0, 256)
     report: bool = option('write OUTPUT.report.html and .json: frames, actions, drops', True)
     typestore: str = typestore()
+    episode_s: float = episode_s()
     data: DataConfig = group(DataConfig)
 
 
@@ -72,6 +73,7 @@ class BagsJob(TrainingGroups):
                           Path('runs/train_from_bags'))
     overwrite: bool = overwrite()
     typestore: str = typestore()
+    episode_s: float = episode_s()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import dataclasses
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,17 @@ class Episode:
     frames: list[int]
     stamps: list[int]
     actions: list[np.ndarray]
+
+    def pieces(self, most: int) -> list[Episode]:
+        """The episode, or as few pieces as there must be, at most a frame apart in length."""
+        count = -(-len(self.frames) // most)
+        edges = np.linspace(0, len(self.frames), count + 1).round().astype(int).tolist()
+        return [self.part(first, last) for first, last in zip(edges, edges[1:])]
+
+    def part(self, first: int, last: int) -> Episode:
+        """The frames from `first` to before `last`, as an episode of its own."""
+        return Episode(self.frames[first:last], self.stamps[first:last],
+                       self.actions[first:last - 1])
 
 
 @dataclass
@@ -64,8 +75,30 @@ class BagRows:
         self.dropped_frames += sum(len(e.frames) for e in short)
         self.episodes = [e for e in self.episodes if len(e.frames) >= window]
 
+    def cut_long(self, most: int | None) -> None:
+        """Nothing; episodes of more than `most` frames are cut into pieces of one length.
 
-def read_part(path: Path, spec: RobotSpec, window: int, identity: BagHash,
+        A drive recorded in one piece would be one episode, and all of it training data. Each cut
+        costs the windows across it.
+        """
+        if most is not None:
+            self.episodes = [piece for e in self.episodes for piece in e.pieces(most)]
+
+
+class Cut(NamedTuple):
+    """Which lengths episodes have: at least `window` frames, at most `episode_s` (0: any)."""
+
+    window: int
+    episode_s: float
+
+    def frames(self, rate_hz: float) -> int | None:
+        """The most frames of an episode; two windows always fit in it. None: any number."""
+        if not self.episode_s:
+            return None
+        return max(round(self.episode_s * rate_hz), 2 * self.window)
+
+
+def read_part(path: Path, spec: RobotSpec, cut: Cut, identity: BagHash,
               typestore: str = '') -> BagRows:
     """The first pass over the bag at `path`: no image is decoded, or even read where it can."""
     with open_bag(path, typestore) as bag:
@@ -73,7 +106,8 @@ def read_part(path: Path, spec: RobotSpec, window: int, identity: BagHash,
     steps, builder = build_steps(recording, spec)
     part = BagRows(path, identity, recording, _episodes(steps), builder.skipped, builder.timeouts,
                    lost=lost)
-    part.drop_short(window)
+    part.drop_short(cut.window)
+    part.cut_long(cut.frames(spec.rate_hz))
     return part
 
 

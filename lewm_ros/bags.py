@@ -12,13 +12,14 @@ from pathlib import Path
 from lewm_core.config import DataConfig, ModelConfig
 from lewm_core.dataset import Dataset, split_episodes
 from lewm_core.dataset_layout import check_output, new_dataset
+from lewm_core.job_fields import EPISODE_S
 from lewm_core.merge import join
 from lewm_core.merge import storage as storage_of
 from lewm_core.robot import RobotSpec
 from lewm_core.types import UserError
 from lewm_ros.bag_hash import bag_hash
 from lewm_ros.bag_reader import find_bags
-from lewm_ros.bag_rows import BagRows, check_length, read_part, with_source
+from lewm_ros.bag_rows import BagRows, Cut, check_length, read_part, with_source
 from lewm_ros.dataset_fill import Work, write_parts
 from lewm_ros.pixel_pass import ConversionStopped, processes
 
@@ -93,17 +94,19 @@ def convert(bags: Sequence[str | Path], spec: RobotSpec, output: str | Path,
             on_progress: Callable[[int, int], None] | None = None, *,
             should_stop: Callable[[], bool] = lambda: False, window: int = WINDOW,
             workers: int = 1, storage: str = 'raw', quality: int = 95,
-            append: bool = False, typestore: str = '') -> ConversionReport:
+            append: bool = False, typestore: str = '',
+            episode_s: float = EPISODE_S) -> ConversionReport:
     """What was converted; `output` then holds the dataset of all `bags` (HDF5).
 
     Two passes: the stamps and commands of all bags first, so that bad input is known before
     anything is written, then the pixels of the frames that were chosen, by `workers` processes
-    (0: as many as are worth starting). Episodes of fewer than `window` frames are dropped and
-    counted. With `append` the bags are added to the dataset that is there, but for those that it
-    holds already, by their hash. `typestore`: see `open_bag`. `on_progress` gets
-    (frames written, frames in all). `output` appears, or changes, as a whole or not at all. Of
-    several bags those that fail are left out and named in the report. Raises UserError on bad
-    input where nothing is left, and ConversionStopped when `should_stop` says so.
+    (0: as many as are worth starting). Episodes longer than `episode_s` are cut into equal pieces
+    (0: none is), those of fewer than `window` frames dropped and counted. With `append` the bags
+    are added to the dataset that is there, but for those that it holds already, by their hash.
+    `typestore`: see `open_bag`. `on_progress` gets (frames written, frames in all). `output`
+    appears, or changes, as a whole or not at all. Of several bags those that fail are left out
+    and named in the report. Raises UserError on bad input where nothing is left, and
+    ConversionStopped when `should_stop` says so.
     """
     output = Path(output)
     _check_output(output, overwrite or append)
@@ -114,7 +117,8 @@ def convert(bags: Sequence[str | Path], spec: RobotSpec, output: str | Path,
     paths = find_bags(bags)
     with ExitStack() as others:
         helpers = others.enter_context(processes(workers - 1, paths[0]))
-        gathered = _gather(paths, spec, window, should_stop, _hashes(base), typestore)
+        gathered = _gather(paths, spec, Cut(window, episode_s), should_stop, _hashes(base),
+                           typestore)
         if not gathered.parts:
             return _nothing_new(gathered, output, base)
         check_length(gathered.parts, spec, window)
@@ -145,7 +149,7 @@ class _Gathered:
     known: list[Path]
 
 
-def _gather(paths: list[Path], spec: RobotSpec, window: int, should_stop: Callable[[], bool],
+def _gather(paths: list[Path], spec: RobotSpec, cut: Cut, should_stop: Callable[[], bool],
             seen: set[str], typestore: str) -> _Gathered:
     """The first pass; a bag that fails among others is noted and left out."""
     found = _Gathered([], [], [])
@@ -158,7 +162,7 @@ def _gather(paths: list[Path], spec: RobotSpec, window: int, should_stop: Callab
                 _LOG.info('%s is left out: it is in the dataset already', path)
                 found.known.append(path)
                 continue
-            found.parts.append(read_part(path, spec, window, identity, typestore))
+            found.parts.append(read_part(path, spec, cut, identity, typestore))
             seen.add(identity.sha256)
         except UserError as error:
             if len(paths) == 1:

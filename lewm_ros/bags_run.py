@@ -102,15 +102,16 @@ def run(job: BagsJob, on_status: Callable[[Status], None],
     window = job.model.history * job.model.frameskip + 1
     _refuse_finished(job)
     claim = Claim(job.output, {'bags': [_identity(p) for p in find_bags(job.bags)],
-                               'robot': spec.to_dict(), 'window': window})
+                               'robot': spec.to_dict(), 'window': window,
+                               'episode_s': job.episode_s})
     if job.overwrite or not claim.complete():
         before, made = claim.text(), not job.output.exists()
         job.output.mkdir(parents=True, exist_ok=True)
         claim.stake()
         try:
             convert(job.bags, spec, claim.data, job.data, overwrite=True, window=window,
-                    typestore=job.typestore, workers=0, should_stop=should_stop,
-                    on_progress=lambda done, total: on_status(
+                    typestore=job.typestore, episode_s=job.episode_s, workers=0,
+                    should_stop=should_stop, on_progress=lambda done, total: on_status(
                         Status('converting', done / total, {'frames': done})))
         except ConversionStopped:
             return None

@@ -23,7 +23,7 @@ def run(job: Any, overrides: list[str]) -> int:
             report = convert(job.bags, load_robot(job.robot), job.output, job.data, job.overwrite,
                              bar, should_stop=lambda: bool(stopped), workers=job.workers,
                              storage=job.storage, quality=job.jpeg_quality, append=job.append,
-                             typestore=job.typestore)
+                             typestore=job.typestore, episode_s=job.episode_s)
         except ConversionStopped:
             print('stopped; nothing was written', file=sys.stderr)
             return EXIT_INTERRUPTED

@@ -119,8 +119,7 @@ def _without(bad: dict[Path, dict[int, str]], work: Work, partial: Path) -> Path
         for episode in part.episodes:
             for first, last in _runs([i not in part.bad for i in episode.frames]):
                 taken.append((row + first, last - first))
-                pieces.append(Episode(episode.frames[first:last], episode.stamps[first:last],
-                                      episode.actions[first:last - 1]))
+                pieces.append(episode.part(first, last))
             row += len(episode.frames)
         part.episodes = pieces
         part.drop_short(work.window)

@@ -118,6 +118,26 @@ def test_episodes_shorter_than_a_window_are_dropped_and_counted(tmp_path, two_ro
     assert len(data['pixels']) == 20
 
 
+def test_a_drive_in_one_piece_is_cut_so_that_some_of_it_can_be_held_out(tmp_path, two_room):
+    """One long recording was one episode: nothing was evaluated, and no alarm calibrated."""
+    bag = write_bag(tmp_path / 'bag', drive(100))
+    whole = convert([bag], two_room, tmp_path / 'whole.h5', episode_s=0)
+    cut = convert([bag], two_room, tmp_path / 'cut.h5', episode_s=3.5)  # 35 frames
+    one, three = (Dataset.open(report.output) for report in (whole, cut))
+    assert one.ep_len.tolist() == [100] and three.ep_len.tolist() == [33, 34, 33]
+    assert len(three.windows('train', 2, 5)) and len(three.windows('test', 2, 5))
+    np.testing.assert_array_equal(one.pixels, three.pixels)
+    ends = np.isnan(three.action[:, 0])
+    assert np.flatnonzero(ends).tolist() == [32, 66, 99]
+    np.testing.assert_array_equal(three.action[~ends], one.action[~ends])
+
+
+def test_pieces_are_never_too_short_for_a_window(tmp_path, two_room):
+    bag = write_bag(tmp_path / 'bag', drive(70))
+    report = convert([bag], two_room, tmp_path / 'data.h5', window=16, episode_s=0.1)
+    assert Dataset.open(report.output).ep_len.tolist() == [23, 24, 23]
+
+
 def test_frames_between_ticks_are_left_out_and_counted(tmp_path, two_room):
     messages = drive(40)
     extra = [('/camera/image_raw', log + TICK // 2, bag_image(START + k * TICK + TICK // 2,
