@@ -19,20 +19,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lewm_core.model import WorldModel
+from lewm_core.products import Product
 
 # Candidates at a time: their tokens stay in the processor's cache.
 _ROWS = 1024
 
 
 class _Layer(NamedTuple):
-    """One block's products: weight and bias of each, norms folded in."""
+    """One block's products, norms folded in."""
 
-    modulation: tuple[Tensor, Tensor]  # W -> 6·W: shift, 1 + scale, gate, twice
-    query: tuple[Tensor, Tensor]
-    key_value: tuple[Tensor, Tensor]   # W -> 2·I
-    out: tuple[Tensor, Tensor]
-    widen: tuple[Tensor, Tensor]
-    narrow: tuple[Tensor, Tensor]
+    modulation: Product  # W -> 6·W: shift, 1 + scale, gate, twice
+    query: Product
+    key_value: Product   # W -> 2·I
+    out: Product
+    widen: Product
+    narrow: Product
 
 
 class _Memory(NamedTuple):
@@ -130,11 +131,11 @@ class Imagination:
             if index == len(self._layers) - 1:
                 x, m, h = x[-1:], m[-1:], h[-1:]
             x = self._through(layer, x, m, self._hear(layer, h, made[-1]))
-        *first, narrow = self._head
+        *first, widen, narrow = self._head
         x = functional.layer_norm(x[0], x.shape[-1:])
         for product in first:
-            x = functional.linear(x, *product)
-        return functional.linear(functional.gelu(x), *narrow), made
+            x = product(x)
+        return narrow(widen(x, gelu=True)), made
 
     def _modulated(self, x: Tensor, modulation: Tensor, part: int) -> Tensor:
         """The tokens normed, shifted and scaled, and normed again, without weights."""
@@ -145,7 +146,7 @@ class Imagination:
 
     def _remember(self, layer: _Layer, h: Tensor, before: _Memory | None) -> _Memory:
         """Keys and values of the window's tokens up to and with the new ones `h`."""
-        new = functional.linear(h, *layer.key_value).chunk(2, dim=-1)
+        new = layer.key_value(h).chunk(2, dim=-1)
         if before is None:
             return _Memory(*new)
         return _Memory(*(torch.cat(both) for both in zip(before, new)))
@@ -155,11 +156,11 @@ class Imagination:
         keys, values = memory
         earlier = len(keys) - len(h)
         if earlier:
-            queries, heard = functional.linear(h, *layer.query), []
+            queries, heard = layer.query(h), []
         elif len(h) == 1:
             return values  # the first token hears itself alone
         else:
-            queries, heard, earlier = functional.linear(h[1:], *layer.query), [values[0]], 1
+            queries, heard, earlier = layer.query(h[1:]), [values[0]], 1
         for index, query in enumerate(queries):
             end = earlier + index + 1
             heard.append(self._attend(query, keys[:end], values[:end]))
@@ -176,12 +177,12 @@ class Imagination:
 
     def _through(self, layer: _Layer, x: Tensor, modulation: Tensor, heard: Tensor) -> Tensor:
         """The tokens after the block, once they have heard."""
-        x = torch.addcmul(x, modulation[..., 2, :], functional.linear(heard, *layer.out))
-        h = functional.gelu(functional.linear(self._modulated(x, modulation, 3), *layer.widen))
-        return x.addcmul_(modulation[..., 5, :], functional.linear(h, *layer.narrow))
+        x = torch.addcmul(x, modulation[..., 2, :], layer.out(heard))
+        h = layer.widen(self._modulated(x, modulation, 3), gelu=True)
+        return x.addcmul_(modulation[..., 5, :], layer.narrow(h))
 
     def _tokens(self, latents: Tensor) -> Tensor:
-        return latents if self._input is None else functional.linear(latents, *self._input)
+        return latents if self._input is None else self._input(latents)
 
     def _modulations(self, blocks: Tensor) -> list[Tensor]:
         """The modulation (..., 6, W) of each block by each of the actions (..., F, A)."""
@@ -189,16 +190,14 @@ class Imagination:
         x = torch.addcmul(offset, blocks.to(scale), scale).flatten(-2)
         x = functional.linear(x, *self._patch).to(self.dtype)
         first, second = self._embed
-        x = functional.silu(functional.linear(x, *first))
-        x = functional.silu(functional.linear(x, *second))
-        return [functional.linear(x, *layer.modulation).unflatten(-1, (6, -1))
-                for layer in self._layers]
+        x = functional.silu(second(functional.silu(first(x))))
+        return [layer.modulation(x).unflatten(-1, (6, -1)) for layer in self._layers]
 
     # Once
-    def _ready(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _ready(self, weight: Tensor, bias: Tensor | None) -> Product:
         # A copy: what trains or moves the model later must not change half of this.
-        return tuple(None if v is None else v.detach().clone().to(self.dtype)
-                     for v in (weight, bias))
+        return Product(*(None if v is None else v.detach().clone().to(self.dtype)
+                         for v in (weight, bias)))
 
     def _layer(self, block: nn.Module) -> _Layer:
         attention, mlp, width = block.attn, block.mlp.net, len(block.attn.norm.weight)
@@ -215,7 +214,7 @@ class Imagination:
                       self._ready(mlp[4].weight, mlp[4].bias))
 
     def _folded_head(self, net: nn.Module, head: nn.Sequential
-                     ) -> list[tuple[Tensor, Tensor | None]]:
+                     ) -> list[Product]:
         """The products behind the last block: the norm and the batch norm are folded in."""
         linear, norm = head[0], head[1]
         gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)

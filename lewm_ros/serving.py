@@ -31,10 +31,13 @@ def load(path: str, device: str, threads: int = 0) -> tuple[Any, Any]:
                         'expected; give one with -p checkpoint:=PATH')
     # Here, not above: PyTorch takes a second to import, and a node with a toy needs none.
     from lewm_core.checkpoint import load_checkpoint
+    from lewm_core.memory import keep_freed_memory
     from lewm_core.threads import set_threads
     from lewm_core.trainer import resolve_device
     set_threads(threads)
     found = resolve_device(device)
+    if found.type == 'cpu':
+        keep_freed_memory()
     return load_checkpoint(path, found), found
 
 

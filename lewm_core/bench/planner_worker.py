@@ -18,12 +18,14 @@ import torch
 from lewm_core.agent import Agent
 from lewm_core.checkpoint import load_checkpoint
 from lewm_core.config import PlannerConfig
+from lewm_core.memory import keep_freed_memory
 
 
 def main() -> None:
     """Nothing; answers until stdin ends."""
     folder, precision = Path(sys.argv[1]), sys.argv[3]
     torch.set_num_threads(int(sys.argv[2]))
+    keep_freed_memory()  # as the planner node does
     search = json.loads((folder / 'search.json').read_text())
     checkpoint = load_checkpoint(folder / 'model.safetensors', search['device'])
     planner = PlannerConfig(**{**search['planner'], 'precision': precision})
