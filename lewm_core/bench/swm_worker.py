@@ -58,7 +58,9 @@ def main() -> None:
         number = json.loads(line)['problem']
         problem = np.load(folder / f'problem_{number}.npz')
         batch = len(problem['frame'])
-        solver = CEMSolver(model, batch_size=batch, num_samples=search['samples'],
+        # One problem after the other, as by default: swm 0.1.1 spreads a goal's latent over the
+        # candidates of one problem alone.
+        solver = CEMSolver(model, batch_size=1, num_samples=search['samples'],
                            n_steps=search['iterations'], topk=search['elites'],
                            device=search['device'], seed=search['seed'] + number)
         space = gymnasium.spaces.Box(-1, 1, (batch, search['action_dim']))
