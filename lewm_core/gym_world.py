@@ -54,8 +54,9 @@ class GymRobot(gymnasium.Env):
                 and np.isfinite([self.action_space.low, self.action_space.high]).all()):
             raise UserError(f'environment {name!r} takes actions of {self.action_space}, but a '
                             'flat Box with finite limits is needed; choose another environment')
-        self._low, self._high = (np.float64(v) for v in (self.action_space.low,
-                                                         self.action_space.high))
+        # Not np.float64(v): NumPy before 2.3 makes a number of an array of one.
+        self._low = np.asarray(self.action_space.low, np.float64)
+        self._high = np.asarray(self.action_space.high, np.float64)
         self._observation: Any = None
         self._colour: str | None = None
         self._changes = 0
