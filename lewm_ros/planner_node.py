@@ -14,6 +14,7 @@ from std_srvs.srv import Trigger
 from lewm_core.config import PlannerConfig
 from lewm_core.types import UserError
 from lewm_ros.camera_watch import CameraWatch
+from lewm_ros.command_watch import CommandWatch
 from lewm_ros.drive import Driver, Fault
 from lewm_ros.drive_figures import figures
 from lewm_ros.fields import make_command, stamp_ns
@@ -87,6 +88,7 @@ class PlannerNode(ManagedNode):
         self._watch = CameraWatch(spec)
         topic = '~/command_preview' if params.dry_run else spec.action.topic
         self._commands = self._own(self.create_publisher, self._action_class, topic, RELIABLE)
+        self._rivals = CommandWatch(self, self._commands)
         self._accepted = self._own(self.create_publisher, Header, '~/goal_accepted', LATCHED)
         self._plans = PlanTopics(self, spec)
         self._driver = Driver(self._agent, self._submit, self._publish, self._plans.show,
@@ -275,16 +277,17 @@ class PlannerNode(ManagedNode):
         driver = self._driver
         if driver is None:
             return super().diagnose()
-        faulty = self.active and driver.has_goal and driver.fault is not None
+        driving = self.active and driver.has_goal
+        faulty = driving and driver.fault is not None
         level = OK if not faulty else WARN if driver.following else ERROR
         values: dict[str, Any] = {'robot': self._spec.name, 'goal': driver.has_goal,
                                   'deadline_ms': 1e3 * self._deadline_s,
                                   'warm_up_ms': 1e3 * self._warm_s,
                                   'plans_ahead': self._ahead, **figures(driver)}
         sentence, cameras = self._sentence(), self.count_publishers(self._camera.topic_name)
-        values['camera_publishers'] = cameras
-        if odd := self._watch.odd(cameras):
+        for odd in filter(None, (self._watch.odd(cameras), self._rivals.odd(driving))):
             level, sentence = max(level, WARN), f'{sentence}; {odd}'
+        values.update(camera_publishers=cameras, other_commanders=len(self._rivals.others))
         return level, sentence, values
 
 

@@ -88,8 +88,9 @@ def test_the_current_image_can_become_the_goal(host, agent):
 def test_the_goal_may_be_an_image_file(host, agent, tmp_path):
     cv2.imwrite(str(tmp_path / 'goal.png'), np.full((64, 64, 3), 21, np.uint8))
     rig = Rig(host, agent, parameters={'goal': str(tmp_path / 'goal.png')})
-    assert host.wait_for(lambda: agent.goals == [21])
-    assert rig.frame()[-1][1] == 0.01
+    assert host.wait_for(lambda: rig.node._driver.has_goal) and agent.goals == [21]
+    rig.frame()     # the safe action may still be under way, from before the goal was taken
+    assert host.wait_for(lambda: rig.robot.values[-1][0] == 0.01)
 
 
 def test_deactivating_sends_the_safe_action_and_then_nothing(host, agent):

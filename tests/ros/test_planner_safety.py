@@ -8,13 +8,17 @@ import time
 import cv2
 import numpy as np
 import pytest
+from geometry_msgs.msg import TwistStamped
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from planner_rig import START, TICK, Rig
+from rcl_interfaces.msg import Log
+from rclpy.node import Node
 from ros_toys import ToyAgent, ToyRobot, image
 
 from lewm_core.types import UserError
 from lewm_ros.goals import read_goal
+from lewm_ros.node import OK, WARN
 
 SAFE = (0.0, 0.0)
 
@@ -81,6 +85,26 @@ def test_two_cameras_on_one_topic_are_said(host, agent):
     host.add(ToyRobot, name='other_robot')
     rig.frame()
     assert rig.said("2 publishers on 'camera/image_raw'")
+
+
+def test_others_on_the_command_topic_are_named_and_do_not_end_the_drive(host, agent):
+    """With a second planner, or a teleoperation node, the robot obeyed whoever spoke last, and
+    nothing said so. Without a goal the topic is theirs."""
+    logged = []
+    rig = Rig(host, agent)
+    host.call(lambda: rig.robot.create_subscription(Log, '/rosout', logged.append, 100))
+    host.call(lambda: rig.robot.create_publisher(TwistStamped, 'cmd_vel', 10))
+    namesake = host.add(Node, node_name='planner_node')
+    host.call(lambda: namesake.create_publisher(TwistStamped, 'cmd_vel', 10))
+    assert host.wait_for(lambda: host.call(rig.node.diagnose)[2]['other_commanders'] == 2)
+    assert host.call(rig.node.diagnose)[:2] == (OK, 'no goal: silent')
+    rig.goal().frame()
+    level, sentence, _ = host.call(rig.node.diagnose)
+    assert level == WARN and sentence.startswith(
+        "driving to the goal; others publish on '/cmd_vel', too (/planner_node, /toy_robot)")
+    assert rig.frame()[-1][1:] == (0.01, 0.01) and rig.said("others publish on '/cmd_vel', too")
+    assert host.wait_for(lambda: any('the goal is taken' in m.msg for m in logged))
+    assert sum('others publish' in m.msg for m in logged) == 1
 
 
 @pytest.mark.parametrize('asked', [Transition(id=Transition.TRANSITION_CONFIGURE),
