@@ -15,7 +15,7 @@ from lewm_core.report import Page, new_figure, picture_png, strip, to_png
 
 _STRIP = 10  # frames shown of an episode
 _COUNTS = ('images', 'commands', 'skipped', 'dropped_episodes', 'dropped_frames', 'unreadable',
-           'unstamped', 'timeouts', 'queued', 'uncommanded')
+           'unstamped', 'timeouts', 'queued', 'not_finite', 'uncommanded')
 
 
 def write_dataset_report(path: str | Path, failed: Sequence[tuple[str, str]] = (),

@@ -169,19 +169,13 @@ def named(part: BagRows, index: int, reason: str) -> str:
 
 
 def rows_of(parts: list[BagRows], spec: RobotSpec) -> dict[str, np.ndarray]:
-    """The columns action, stamp_ns and those of the spec's states, of all parts' rows in order.
-
-    Raises UserError on a command that is not finite.
-    """
+    """The columns action, stamp_ns and those of the spec's states, of all parts' rows in order."""
     columns: dict[str, list[np.ndarray]] = {
         name: [] for name in ('action', 'stamp_ns', *spec.state_names)}
     for part in parts:
         for episode in part.episodes:
             action = np.full((len(episode.frames), spec.action_dim), np.nan, np.float32)
             action[:-1] = np.array(episode.actions, np.float32).reshape(-1, spec.action_dim)
-            if not np.isfinite(action[:-1]).all():
-                raise UserError(f'bag {str(part.path)!r} has a command that is not finite; cut it '
-                                'out of the recording')
             columns['action'].append(action)
             columns['stamp_ns'].append(np.array(episode.stamps, np.int64))
             states = states_at(part.recording, spec, episode.frames)
@@ -204,8 +198,8 @@ def _bag(part: BagRows) -> dict[str, Any]:
             'dropped_episodes': part.dropped_episodes, 'dropped_frames': part.dropped_frames,
             'unreadable': len(part.bad), 'unstamped': recording.unstamped,
             'timeouts': part.timeouts, 'queued': recording.queued,
-            'uncommanded': recording.uncommanded, 'lost': part.lost,
-            'episodes': [_episode(e, part.bad) for e in part.episodes]}
+            'not_finite': recording.not_finite, 'uncommanded': recording.uncommanded,
+            'lost': part.lost, 'episodes': [_episode(e, part.bad) for e in part.episodes]}
 
 
 def _episode(episode: Episode, bad: dict[int, str]) -> dict[str, Any]:

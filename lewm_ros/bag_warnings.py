@@ -9,6 +9,7 @@ import numpy as np
 from lewm_ros.bag_statistics import IMAGES, TopicStatistics
 from lewm_ros.latency import Latency
 from lewm_ros.picture_motion import Motion
+from lewm_ros.steps import finite
 from lewm_ros.suggest_spec import Chosen
 
 _FEW_PAIRS, _FEW_FRAMES = 200, 10
@@ -80,6 +81,10 @@ def between(chosen: Chosen, clock: str, reason: str, latency: Latency | None) ->
         yield (f'{action}: the commands do not move the picture of {camera} (strength '
                f'{latency.strength:.2f}, by chance {latency.chance:.2f}); is it the camera of '
                'that robot, and are they the commands that it follows?')
+    values = chosen.action.numbers()[:, list(chosen.fields)]
+    if wrong := int((~finite(values)).sum()):
+        yield (f'{action}: {wrong} of {len(values)} commands are not finite; nobody knows what '
+               'the robot did by them, so an episode ends at each')
     frames, told = chosen.camera.times(clock), chosen.action.times(clock)
     if len(frames) and len(told):
         for count, where in ((int((frames < told.min()).sum()), 'before the first'),

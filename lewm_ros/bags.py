@@ -40,8 +40,9 @@ class ConversionReport:
     `dropped_frames` in the `dropped_episodes` too short for a window, `unreadable` ones could not
     be decoded, `unstamped` messages had no header stamp. `timeouts` steps had no command in force;
     `clocks` names each bag's clock. `queued` messages came all at once, so that their log time
-    means nothing; `uncommanded` frames came before the first or after the last command of their
-    episode. `failed` bags are not in it, each with the reason; `known` ones were in it already.
+    means nothing; `not_finite` commands were no numbers that a robot can follow; `uncommanded`
+    frames came before the first or after the last command of their episode. `failed` bags are not
+    in it, each with the reason; `known` ones were in it already.
     """
 
     output: Path
@@ -61,6 +62,7 @@ class ConversionReport:
     known: tuple[Path, ...] = ()
     queued: int = 0
     uncommanded: int = 0
+    not_finite: int = 0
 
     def summary(self) -> str:
         """One sentence for a log."""
@@ -73,6 +75,7 @@ class ConversionReport:
                             (self.timeouts, 'steps had no command in force'),
                             (self.uncommanded, 'frames came before the first or after the last '
                              'command'), (self.queued, 'messages came out of a queue at once'),
+                            (self.not_finite, 'commands were not finite'),
                             (len(self.known), 'bags were given twice or in the dataset already'),
                             (len(self.failed), 'bags failed')):
             if count:
@@ -242,4 +245,5 @@ def _report(gathered: _Gathered, work: Work, output: Path) -> ConversionReport:
         sum(part.dropped_frames for part in parts), sum(part.timeouts for part in parts),
         sum(r.unstamped for r in recordings), sum(len(part.bad) for part in parts),
         tuple(r.clock for r in recordings), tuple(gathered.failed), tuple(gathered.known),
-        sum(r.queued for r in recordings), sum(r.uncommanded for r in recordings))
+        sum(r.queued for r in recordings), sum(r.uncommanded for r in recordings),
+        sum(r.not_finite for r in recordings))

@@ -15,6 +15,7 @@ from lewm_ros.bag_reader import Bag
 from lewm_ros.bag_topics import find_topics
 from lewm_ros.clocks import RULE, Stamps, choose_clock
 from lewm_ros.fields import check_paths, get_field
+from lewm_ros.steps import finite
 
 _LOG = logging.getLogger(__name__)
 
@@ -55,9 +56,9 @@ class Recording:
     the recorder wrote those), and `reason` says why; `clocks` names that of each topic in the
     bag, of a state topic when it is compared with the frames. See lewm_ros/clocks.py.
     `topics` maps 'camera', 'action', 'episode' and each state topic to its name in the bag.
-    `unstamped` messages had no header stamp, `queued` ones no log time that means anything, and
-    `uncommanded` frames came before the first or after the last command of an episode: they are
-    left out by `recorded_steps.build_steps`.
+    `unstamped` messages had no header stamp, `queued` ones no log time that means anything,
+    `not_finite` commands no finite number, and `uncommanded` frames came before the first or
+    after the last command of an episode: they are left out by `recorded_steps.build_steps`.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Recording:
     clocks: dict[str, str] = field(default_factory=dict)
     unstamped: int = 0
     queued: int = 0
+    not_finite: int = 0
     uncommanded: int = 0
 
 
@@ -89,7 +91,7 @@ def read_times(bag: Bag, spec: RobotSpec) -> Recording:
 
     Messages that can't be read, or lack a number that the spec names, are left out and counted in
     the bag's losses. Raises UserError for a missing topic, another type, a field that isn't
-    there, images without commands, and a command that is not finite.
+    there, images without commands, and commands of which none is finite.
     """
     recording = Recording(str(bag.path), find_topics(bag, spec))
     _check_types(bag, spec)
@@ -161,21 +163,30 @@ def _check_types(bag: Bag, spec: RobotSpec) -> None:
 
 def _check_commands(recording: Recording, spec: RobotSpec) -> None:
     values = recording.commands.numbers()
-    with np.errstate(over='ignore'):  # as the dataset holds them
-        bad = np.argwhere(~np.isfinite(values.astype(np.float32)))
-    if len(bad):
-        row, column = (int(v) for v in bad[0])
-        stamp = recording.commands.header_ns[row] or recording.commands.log_ns[row]
-        path = spec.action.fields[column].path
-        raise UserError(f'bag {recording.name!r} has a command with {path} = '
-                        f'{values[row, column]} at stamp {stamp / 1e9:.9f} s on '
-                        f'{recording.topics["action"]!r} ({len(np.unique(bad[:, 0]))} '
-                        'in all), but finite 32-bit numbers are expected; mend their publisher '
-                        'and record again, or cut that part out')
-    outside = ((values < spec.low) | (values > spec.high)).any(axis=1).sum()
+    good = finite(values)
+    if not good.all():
+        _say_not_finite(recording, spec, values, np.flatnonzero(~good))
+    outside = (good & ((values < spec.low) | (values > spec.high)).any(axis=1)).sum()
     if outside:
         _LOG.warning('%s: %d of %d commands are outside the limits of the robot spec; they are '
                      'kept as they were sent', recording.name, outside, len(values))
+
+
+def _say_not_finite(recording: Recording, spec: RobotSpec, values: np.ndarray, rows: np.ndarray
+                    ) -> None:
+    """Nothing; counts the commands `rows`; raises UserError when there are no others."""
+    recording.not_finite = len(rows)
+    row = int(rows[0])
+    column = int(np.flatnonzero(~finite(values[row][:, None]))[0])
+    stamp = recording.commands.header_ns[row] or recording.commands.log_ns[row]
+    first = (f'{spec.action.fields[column].path} = {values[row, column]} at stamp '
+             f'{stamp / 1e9:.9f} s on {recording.topics["action"]!r}')
+    if len(rows) == len(values):
+        raise UserError(f'bag {recording.name!r} has no command that is finite in 32 bits: the '
+                        f'first of {len(rows)} has {first}; mend their publisher and record again')
+    _LOG.warning('%s: %d of %d commands are not finite in 32 bits, the first with %s; nobody '
+                 'knows what the robot did by them, so an episode ends at each',
+                 recording.name, len(rows), len(values), first)
 
 
 def _choose_clock(recording: Recording, spec: RobotSpec) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from lewm_core.robot import RobotSpec
 
 _NS = 1_000_000_000
+_LARGEST = float(np.finfo(np.float32).max)  # as a dataset holds it
 
 
 class Choice(Enum):
@@ -32,6 +33,9 @@ class Step:
     previous frame's row of a dataset; None on the first frame of an episode. `commanded`: a
     command was in force, the action is not the safe one for want of it. `payload` is what was
     handed in with the frame.
+
+    Where the command in force is no finite number nobody knows what the robot did: such a step
+    begins an episode, uncommanded.
     """
 
     stamp_ns: int
@@ -129,6 +133,11 @@ def reduce_commands(values: list[np.ndarray], effective_ns: list[int], start_ns:
     return within[0] if len(within) == 1 else getattr(np, reduce)(within, axis=0)
 
 
+def finite(values: np.ndarray) -> np.ndarray:
+    """Whether (…) bool all numbers of an action (…, A) are finite in 32 bits."""
+    return (np.abs(values) <= _LARGEST).all(axis=-1)
+
+
 @dataclass(frozen=True)
 class _Pending:
     stamp_ns: int
@@ -167,7 +176,7 @@ class StepBuilder:
         self.late = self.skipped = self.timeouts = 0
 
     def command(self, stamp_ns: int, values: np.ndarray) -> list[Step]:
-        """The steps that this command completes; `values` (A,) in robot units."""
+        """The steps that this command completes; `values` (A,) in robot units, finite or not."""
         effective = stamp_ns + self._latency
         steps = []
         if self._times and effective < self._times[-1] - self._max_age:
@@ -177,7 +186,8 @@ class StepBuilder:
             self.late += 1
         at = bisect_right(self._times, effective)  # of equal stamps the last to come counts
         self._times.insert(at, effective)
-        self._values.insert(at, np.asarray(values, dtype=np.float64))
+        values = np.asarray(values, dtype=np.float64)
+        self._values.insert(at, values if finite(values) else np.full_like(values, np.nan))
         return steps + self._ready()
 
     def marker(self, stamp_ns: int) -> list[Step]:
@@ -249,6 +259,8 @@ class StepBuilder:
         action = reduce_commands(self._values, self._times, start_ns, index, self._reduce)
         if index > 256:  # older ones can't come into force again; dropped in bulk
             del self._times[:index], self._values[:index]
+        if not finite(action):
+            return Step(head.stamp_ns, head.payload, None, True, False)
         return Step(head.stamp_ns, head.payload, action, False)
 
     def _forget(self, now_ns: int) -> list[Step]:

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.task import Future
 from std_msgs.msg import Header
@@ -24,7 +23,7 @@ from lewm_ros.node import ERROR, OK, WARN, ManagedNode, run_node
 from lewm_ros.node_params import SurpriseParams
 from lewm_ros.params import Explicit, declare, read
 from lewm_ros.serving import camera_qos, check_types, load, picture, serving_spec
-from lewm_ros.steps import LiveClock, Step, StepBuilder
+from lewm_ros.steps import LiveClock, Step, StepBuilder, finite
 from lewm_ros.surprise_topics import SurpriseTopics
 
 # The executor takes a waiting image between any two calls of a timer, however long one takes to
@@ -153,10 +152,9 @@ class SurpriseNode(ManagedNode):
         except UserError as error:  # an array that is shorter than it should be
             self._say('command', f'{error}; it is left out')
             return
-        if not np.isfinite(values).all():
-            self._say('command', f'a command is {values.tolist()}, which is not finite; it is '
-                      'left out')
-            return
+        if not finite(values):  # the builder begins an episode after it
+            self._say('command', f'a command is {values.tolist()}, which is not finite; the '
+                      'history begins anew')
         if stamp is not None:
             self._count['commands'] += 1
             self._watch(self._builder.command(stamp, values))

@@ -16,7 +16,10 @@ from lewm_ros.steps import LiveClock, StepBuilder
 
 
 def untidy_drive(rng):
-    """A mosaic camera at 30 Hz with jitter, losses and gaps; commands at 23 Hz that cease."""
+    """A mosaic camera at 30 Hz with jitter, losses and gaps; commands at 23 Hz that cease.
+
+    Some commands are not finite.
+    """
     messages, log = [], LOG
     frames = START + np.cumsum(rng.choice([1, 1, 1, 1, 2, 25], 700) * S // 30
                                + rng.integers(0, S // 200, 700))
@@ -28,8 +31,11 @@ def untidy_drive(rng):
                                                                     'bayer_grbg8')))
         if k % 250 == 100:
             messages.append((int(stamp) - 1, '/episode', header(int(stamp))))
-    messages += [(int(t), '/cmd_vel', command(int(t), *rng.uniform(-0.4, 0.4, 2)))
-                 for t in commands]
+    told = rng.uniform(-0.4, 0.4, (len(commands), 2))
+    told[rng.random(told.shape) < 0.02] = np.nan
+    told[rng.random(told.shape) < 0.005] = -np.inf
+    messages += [(int(t), '/cmd_vel', command(int(t), *values))
+                 for t, values in zip(commands, told)]
     return [(topic, log + stamp - START, m) for stamp, topic, m
             in sorted(messages, key=lambda m: m[0])]
 
@@ -53,12 +59,12 @@ def test_a_recording_gives_the_same_frames_and_actions_live_and_converted(
         np.testing.assert_array_equal(data['pixels'][row], step.payload)
         assert step.new_episode == (step.stamp_ns in starts)
         if not step.new_episode:
-            assert rows[before.stamp_ns] == row - 1
+            assert rows[before.stamp_ns] == row - 1 and np.isfinite(step.action).all()
             np.testing.assert_array_equal(data['action'][row - 1],
                                           step.action.astype(np.float32))
             compared += 1
     assert len(live) == report.frames and report.dropped_frames == 0
-    assert compared > 150 and len(starts) > 5
+    assert report.not_finite > 50 and compared > 100 and len(starts) > 5
 
 
 def live_steps(spec, messages):

@@ -211,10 +211,16 @@ def test_a_burst_of_two_thousand_frames_loses_none(host, monitor):
     assert host.wait_for(lambda: len(rig.bench.statuses) == 399)
 
 
-def test_a_command_that_is_not_finite_is_left_out_and_said(host, monitor):
+def test_a_command_that_is_not_finite_begins_a_new_history_and_is_said(host, monitor):
+    """It was left out, as if the robot had gone on with the command before; a recording with
+    one was refused. Nobody knows what a robot does by it."""
     rig = Rig(host, monitor)
-    rig.frame(0), rig.command(0, 0.1), rig.command(0, np.nan), rig.frame(1), rig.command(1)
-    assert rig.steps(3)[2] == (START + TICK, 0, 0.1)
+    rig.drive(2)
+    rig.frame(2), rig.command(2, np.nan), rig.frame(3), rig.command(3), rig.frame(4)
+    rig.command(4)
+    assert rig.steps(7) == ['reset', *((START + k * TICK, 0, (k - 1) / 100 if k else None)
+                                       for k in range(3)),
+                            'reset', (START + 3 * TICK, 0, None), (START + 4 * TICK, 0, 0.03)]
     assert rig.node._count['commands_refused'] == 1
 
 
