@@ -78,10 +78,11 @@ class CollapseWatch:
 
     It warns of every collapse, and stops for the one that cannot be a matter of the world: latents
     that are narrow on average. Few directions may be all that a world of one dimension needs.
+    `since`: the step since which they are, -1 where they aren't; a run that resumes keeps it.
     """
 
     def __init__(self, config: TrainConfig) -> None:
-        self._config, self._since, self._warned = config, -1, False
+        self._config, self.since, self._warned = config, -1, False
 
     def __call__(self, step: int, latent: LatentStatistics) -> str | None:
         """A sentence that says what to change, or None; raises it as a UserError in the end."""
@@ -90,13 +91,13 @@ class CollapseWatch:
             log.warning('step %d: %s', step, sentence)
         self._warned = sentence is not None
         if sentence is None or latent.std_mean >= COLLAPSED_STD:
-            self._since = -1
+            self.since = -1
             return sentence
-        if self._since < 0:
-            self._since = step
+        if self.since < 0:
+            self.since = step
         patience = max(_LEAST_PATIENCE, _PATIENCE * self._config.steps)
-        if self._config.stop_on_collapse and step - self._since >= patience:
-            raise UserError(f'training stopped at step {step}: since step {self._since} {sentence}'
+        if self._config.stop_on_collapse and step - self.since >= patience:
+            raise UserError(f'training stopped at step {step}: since step {self.since} {sentence}'
                             '. Train again with overwrite=true; train.stop_on_collapse=false '
                             'trains on all the same')
         return sentence

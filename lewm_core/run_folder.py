@@ -25,6 +25,7 @@ from lewm_core.types import UserError
 _FREE = {'device', 'threads', 'frames', 'checkpoint_every', 'log_every', 'tensorboard', 'logger',
          'stop_on_collapse', 'proposal_steps', 'distance_steps'}
 _STATE = ('step', 'model', 'objective', 'optimizer', 'precision', 'seconds', 'best')
+_ADDED = {'collapsed_since': -1}  # what the state of an earlier version lacks
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,8 @@ class RunFolder:
 def _load(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location='cpu', weights_only=True)
-        return {key: state[key] for key in _STATE}
+        return {**{key: state[key] for key in _STATE},
+                **{key: state.get(key, default) for key, default in _ADDED.items()}}
     except Exception:  # the unpickler raises whatever the damaged bytes lead it to
         raise UserError(f'trainer state {str(path)!r} cannot be read: it is damaged or no trainer '
                         'state; give another output, or overwrite=true') from None

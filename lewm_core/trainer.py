@@ -176,7 +176,8 @@ class Trainer:
         """All that resuming needs, loadable with weights_only=True."""
         return {'step': self.done, 'model': self.model.state_dict(), 'seconds': self.seconds,
                 'optimizer': self.optimizer.state_dict(), 'precision': self.precision,
-                'objective': self.objective.state_dict(), 'best': self.best}
+                'objective': self.objective.state_dict(), 'best': self.best,
+                'collapsed_since': self._collapse.since}
 
     def load(self, state: dict[str, Any]) -> None:
         """Nothing; goes on from `state`, in the precision the run began with."""
@@ -184,6 +185,7 @@ class Trainer:
         self.objective.load_state_dict(state['objective'])
         self.optimizer.load_state_dict(state['optimizer'])
         self.best = state['best']
+        self._collapse.since = state['collapsed_since']
         self.precision, self.seconds = state['precision'], state['seconds']
         self.done, self._clock = state['step'], time.monotonic()
 

@@ -118,6 +118,23 @@ def test_without_sigreg_the_latents_collapse_and_the_log_says_what_to_do(
     assert figures['latent']['std_min'] < 0.1 and 'collapsed' in figures['collapsed']
 
 
+def test_a_collapse_ends_a_run_that_is_interrupted_as_soon_as_one_that_is_not(
+        recording, toy_model, tmp_path):
+    """A resumed run forgot since when its latents had been collapsed: one that was stopped often
+    enough trained them to the end."""
+    config = dataclasses.replace(QUICK, steps=300, learning_rate=1e-2, log_every=10,
+                                 validate_every=300, checkpoint_every=300)
+    model = dataclasses.replace(toy_model, sigreg_weight=0.0, dropout=0.0)
+    with pytest.raises(UserError, match='stopped at step') as whole:
+        train(recording, model, DataConfig(), config, tmp_path / 'whole')
+    with pytest.raises(UserError, match='stopped at step') as parts:
+        for end in range(60, 300, 60):
+            train(recording, model, DataConfig(), config, tmp_path / 'parts',
+                  should_stop=lambda steps=iter(range(59)): next(steps, None) is None)
+            assert load_checkpoint(tmp_path / 'parts' / 'model.safetensors').metrics['step'] == end
+    assert str(parts.value) == str(whole.value)
+
+
 def test_progress_counts_to_the_end(recording, toy_model, tmp_path):
     reports = []
     train(recording, toy_model, DataConfig(), QUICK, tmp_path, on_progress=reports.append)
