@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import re
 import tempfile
@@ -18,6 +19,7 @@ import zstandard
 from lewm_core.types import UserError
 from lewm_ros import mcap_scan, ros1_file, sqlite_file
 
+_LOG = logging.getLogger(__name__)
 STORAGE = ('.mcap', '.db3', '.bag')
 ZSTD = b'\x28\xb5\x2f\xfd'
 _LFS = b'version https://git-lfs'
@@ -40,7 +42,8 @@ def find_bags(paths: Sequence[str | Path]) -> list[Path]:
     """The recordings at `paths`, in order: rosbag2 directories, or .mcap, .db3 and .bag files.
 
     A path may be a pattern ('drives/*/'). A directory that is no bag stands for all recordings
-    in and below it. Raises UserError when there is none.
+    in and below it; a folder there that can't be read is left out with a warning. Raises
+    UserError when there is none.
     """
     if not paths:
         raise UserError('no bag is given; give the path of at least one recording')
@@ -176,23 +179,35 @@ def _inside(folder: Path) -> list[Path]:
     if '.partial' in folder.name:
         raise UserError(f'bag {str(folder)!r} is what an interrupted recording left; record again '
                         'or recover its .mcap file and give that file')
-    found = sorted(_below(folder))
+    denied: list[tuple[Path, OSError]] = []
+    found = sorted(_below(folder, denied))
+    if denied and not found:
+        raise unreadable(*denied[0])
+    for inner, error in denied:
+        _LOG.warning('folder %r cannot be read (%s): what recordings it may hold are left out',
+                     str(inner), error.strerror)
     if not found:
         raise UserError(f'{str(folder)!r} is not a bag: a directory with a metadata.yaml, or with '
                         '.mcap, .db3 or .bag files is expected; give the path of a recording')
     return found
 
 
-def _below(folder: Path) -> Iterator[Path]:
+def _below(folder: Path, denied: list[tuple[Path, OSError]]) -> Iterator[Path]:
+    """Yields the recordings in and below a folder; notes the folders that can't be read."""
     yield from _files(folder)
     yield from folder.glob('*.bag.active')  # so that it is named among those that fail
     for inner in folder.iterdir():
-        if not inner.is_dir() or inner.name.startswith('.') or '.partial' in inner.name:
+        if inner.name.startswith('.') or '.partial' in inner.name:
             continue
-        if is_bag_folder(inner):
-            yield inner
-        elif not inner.is_symlink():  # which may lead in a circle
-            yield from _below(inner)
+        try:
+            if not inner.is_dir():
+                continue
+            if is_bag_folder(inner):
+                yield inner
+            elif not inner.is_symlink():  # which may lead in a circle
+                yield from _below(inner, denied)
+        except OSError as error:
+            denied.append((inner, error))
 
 
 def _files(folder: Path) -> list[Path]:

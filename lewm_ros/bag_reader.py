@@ -18,7 +18,7 @@ from lewm_core.types import UserError
 from lewm_ros.bag_files import ZSTD, find_bags, kind_of, recording, unpacked, unreadable
 from lewm_ros.bag_part import HEAD_BYTES, Damage, Entries, Loss, Part
 from lewm_ros.bag_table import Table
-from lewm_ros.bag_types import Types
+from lewm_ros.bag_types import Types, of_one_ros
 from lewm_ros.mcap_file import McapFile
 from lewm_ros.ros1_file import Ros1File
 from lewm_ros.sqlite_file import SqliteFile
@@ -212,7 +212,7 @@ def _open(path: Path, typestore: str, files: ExitStack) -> Bag:
         raise faults[0]
     losses += [Loss(str(fault)) for fault in faults]
     losses += [loss for part in parts for loss in part.losses]
-    channels = [channel for part in parts for channel in part.channels.values()]
+    channels = of_one_ros(path, parts)
     topics = _topics(parts)
     count = sum(t.count for t in topics)
     if losses and (found.messages or 0) > count:

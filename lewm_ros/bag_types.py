@@ -9,16 +9,40 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 
 from lewm_core.types import UserError
-from lewm_ros.bag_part import Channel
+from lewm_ros.bag_part import Channel, Part
 
 _IDL = '=' * 80 + '\n'
 _DISTRIBUTIONS = {s.value.split('_')[-1]: s for s in Stores if s.value.startswith('ros')}
+_FEW = 5  # topics named in a sentence
 # What the project itself takes apart.
 _FIXED = {'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage', 'std_msgs/msg/Header',
           'builtin_interfaces/msg/Time'}
+
+
+def of_one_ros(path: Path, parts: Iterable[Part]) -> list[Channel]:
+    """The channels of all parts of a recording, without empty ones of the other ROS.
+
+    Raises UserError where channels of ROS 1 and of ROS 2 both have messages: how numbers and
+    headers lie in a message differs.
+    """
+    parts = list(parts)
+    used: dict[str, set[str]] = {'ros1': set(), 'cdr': set()}
+    for part in parts:
+        for key in np.unique(part.entries.channel).tolist():
+            channel = part.channels[key]
+            used.setdefault(channel.encoding, set()).add(channel.topic)
+    if used['ros1'] and used['cdr']:
+        one, two = (', '.join(sorted(used[key])[:_FEW]) + (', …' if len(used[key]) > _FEW else '')
+                    for key in ('ros1', 'cdr'))
+        raise UserError(f'bag {str(path)!r} mixes messages of ROS 1 ({one}) and of ROS 2 ({two}), '
+                        'but one of them is expected; keep the topics of one with `mcap filter` '
+                        'and give that file')
+    other = 'cdr' if used['ros1'] else 'ros1'
+    return [c for part in parts for c in part.channels.values() if c.encoding != other]
 
 
 class Types:

@@ -31,23 +31,29 @@ def rosbag2(storage, mode):
     return write
 
 
-def mcap(profile='ros2', **settings):
-    """A writer of single .mcap files by the mcap package, in one of its ways."""
-    ros1 = profile == 'ros1'
-    store = ROS1 if ros1 else STORE
+def mcap(profile='ros2', ros1_topics=(), idle=(), **settings):
+    """A writer of single .mcap files by the mcap package, in one of its ways.
 
+    `ros1_topics` are written as ROS 1 does, `idle` ones too, and nobody publishes on these.
+    """
     def write(path, messages):
         path = path.with_suffix('.mcap')
         with path.open('wb') as file:
             writer = McapWriter(file, **settings)
             writer.start(profile=profile, library='toy')
+            for topic in idle:
+                schema = writer.register_schema('std_msgs/String', 'ros1msg', b'string data')
+                writer.register_channel(topic, 'ros1', schema)
             known = {}
             for number, (topic, log_ns, message) in enumerate(messages):
                 kind = message.__msgtype__
+                ros1 = profile == 'ros1' or topic in ros1_topics
                 if topic not in known:
+                    store = ROS1 if ros1 else STORE
                     text = store.generate_msgdef(kind, ros_version=1 if ros1 else 2)[0]
                     name = kind.replace('/msg/', '/') if ros1 else kind
-                    schema = writer.register_schema(name, f'{profile}msg', text.encode())
+                    schema = writer.register_schema(name, 'ros1msg' if ros1 else 'ros2msg',
+                                                    text.encode())
                     known[topic] = writer.register_channel(
                         topic, 'ros1' if ros1 else 'cdr', schema)
                 raw = bytes(STORE.serialize_cdr(message, kind))

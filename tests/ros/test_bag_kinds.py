@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import yaml
@@ -180,6 +184,37 @@ def test_paths_may_be_patterns_and_folders_of_folders(tmp_path):
         find_bags([tmp_path / 'wed*'])
     (tmp_path / 'monday' / 'now.bag.active').write_bytes(b'#ROSBAG V2.0\n')
     assert find_bags([tmp_path / 'monday']) == [*monday, tmp_path / 'monday' / 'now.bag.active']
+
+
+@contextmanager
+def closed(*folders):
+    """Nobody may read the folders, not even who runs the tests as root."""
+    user = os.geteuid()
+    for folder in folders:
+        folder.chmod(0)
+    if user == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(user)
+    for folder in folders:
+        folder.chmod(0o700)
+
+
+def test_a_folder_that_cannot_be_read_is_named_and_the_others_are_found(caplog):
+    """One `lost+found` on a disk, and none of its recordings was found."""
+    with tempfile.TemporaryDirectory() as name:
+        disk = Path(name)
+        disk.chmod(0o755)
+        found = [write_bag(disk / day / 'drive', drive(2)) for day in ('a', 'c')]
+        unread = [disk / 'b', disk / 'c' / 'lost+found']
+        for folder in unread:
+            folder.mkdir()
+        with closed(*unread):
+            assert find_bags([disk]) == found
+            for folder in unread:
+                assert f"folder '{folder}' cannot be read (Permission denied)" in caplog.text
+            with pytest.raises(UserError, match='cannot be read: Permission denied'):
+                find_bags(unread[:1])
 
 
 def test_bytes_after_a_message_are_left_alone(tmp_path):

@@ -8,7 +8,7 @@ from bag_toys import START, TICK, drive, with_latency, write_bag
 
 from lewm_core.dataset import Dataset
 from lewm_ros.bags import convert
-from lewm_ros.inspect_bag import inspect_bag
+from lewm_ros.inspect_bag import inspect_bag, suggest_spec
 from lewm_ros.steps import StepBuilder
 
 
@@ -21,7 +21,7 @@ def unplugged(frames, at, value):
     return messages
 
 
-@pytest.mark.parametrize('value', [float('nan'), float('-inf'), 1e39])
+@pytest.mark.parametrize('value', [float('nan'), float('-inf'), 1e39, -1e300])
 def test_it_ends_its_episode_and_is_counted(tmp_path, two_room, caplog, value):
     """One such number, of a joystick that was unplugged, refused a whole recording."""
     bag = write_bag(tmp_path / 'bag', unplugged(60, [30], value))
@@ -65,6 +65,8 @@ def test_an_action_that_it_is_part_of_is_none(two_room, reduce, cut, hold):
     assert all(np.isfinite(s.action).all() for s in steps if s.action is not None)
 
 
-def test_inspect_warns_of_it(tmp_path):
-    text = inspect_bag(write_bag(tmp_path / 'bag', unplugged(40, [3, 4], float('nan'))))
-    assert 'warning: /cmd_vel: 2 of 40 commands are not finite' in text
+@pytest.mark.parametrize('value', [float('nan'), -1e300])
+def test_inspect_warns_of_it_and_can_suggest_a_spec(tmp_path, value):
+    bag = write_bag(tmp_path / 'bag', unplugged(40, [3, 4], value))
+    assert 'warning: /cmd_vel: 2 of 40 commands are not finite' in inspect_bag(bag)
+    assert 'path: twist.linear.x' in suggest_spec(bag)[0]
