@@ -43,8 +43,7 @@ def get_field(msg: Any, path: str) -> float:
                 value = value[index]
         return float(value)
     except AttributeError:
-        raise UserError(f'field {path!r} is not in {type_name(msg)}; its numbers are '
-                        f'{_listing(field_paths(msg))}') from None
+        raise _missing(msg, path) from None
     except IndexError:
         raise UserError(f'field {path!r} is beyond the end of its array in a {type_name(msg)} '
                         'message; correct the index or the publisher') from None
@@ -70,8 +69,7 @@ def set_field(msg: Any, path: str, value: float) -> None:
         old = getattr(owner, name)
         old = old if index is None else old[index]
     except AttributeError:
-        raise UserError(f'field {path!r} is not in {type_name(msg)}; its numbers are '
-                        f'{_listing(field_paths(msg))}') from None
+        raise _missing(msg, path) from None
     except IndexError:
         raise UserError(f'field {path!r} is beyond the end of its array in {type_name(msg)}; '
                         'correct the index') from None
@@ -81,6 +79,11 @@ def set_field(msg: Any, path: str, value: float) -> None:
         setattr(owner, name, new)
     else:
         getattr(owner, name)[index] = new
+
+
+def _missing(msg: Any, path: str) -> UserError:
+    return UserError(f'field {path!r} is not in {type_name(msg)}; its numbers are '
+                     f'{_listing(field_paths(msg))}')
 
 
 def _lengthen(owner: Any, name: str, index: int | None) -> None:

@@ -20,15 +20,21 @@ def rosbag2(storage, mode):
         writer = Writer(path, version=9, storage_plugin=storage)
         if mode is not None:
             writer.set_compression(mode, CompressionFormat.ZSTD)
-        with writer:
-            known = {}
-            for topic, log_ns, message in messages:
-                kind = message.__msgtype__
-                if topic not in known:
-                    known[topic] = writer.add_connection(topic, kind, typestore=STORE)
-                writer.write(known[topic], log_ns, bytes(STORE.serialize_cdr(message, kind)))
+        _fill(writer, messages, STORE, lambda raw, kind: raw)
         return path
     return write
+
+
+def _fill(writer, messages, typestore, encoded):
+    """Writes all messages with a writer of rosbags, each as `encoded(CDR bytes, type)`."""
+    with writer:
+        known = {}
+        for topic, log_ns, message in messages:
+            kind = message.__msgtype__
+            if topic not in known:
+                known[topic] = writer.add_connection(topic, kind, typestore=typestore)
+            raw = bytes(STORE.serialize_cdr(message, kind))
+            writer.write(known[topic], log_ns, bytes(encoded(raw, kind)))
 
 
 def mcap(profile='ros2', ros1_topics=(), idle=(), **settings):
@@ -72,14 +78,7 @@ def ros1(compression=None):
         writer = Ros1Writer(path)
         if compression is not None:
             writer.set_compression(compression)
-        with writer:
-            known = {}
-            for topic, log_ns, message in messages:
-                kind = message.__msgtype__
-                if topic not in known:
-                    known[topic] = writer.add_connection(topic, kind, typestore=ROS1)
-                raw = bytes(STORE.serialize_cdr(message, kind))
-                writer.write(known[topic], log_ns, bytes(STORE.cdr_to_ros1(raw, kind)))
+        _fill(writer, messages, ROS1, STORE.cdr_to_ros1)
         return path
     return write
 

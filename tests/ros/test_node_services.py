@@ -11,7 +11,7 @@ from rcl_interfaces.srv import GetParameters
 from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
 from ros_toys import ToyAgent
-from test_surprise_node import ToyMonitor
+from surprise_rig import ToyMonitor
 
 import lewm_ros
 from lewm_ros.planner_node import PlannerNode

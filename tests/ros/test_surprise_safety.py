@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from ros_toys import image
 from std_msgs.msg import Float64MultiArray
-from test_surprise_node import START, TICK, Bench, Rig, ToyMonitor
+from surprise_rig import START, TICK, Bench, Rig, ToyMonitor
 
 from lewm_core.robot import RobotSpec
 from lewm_ros.surprise_node import SurpriseNode
