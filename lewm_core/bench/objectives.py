@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lewm_core.agent import Agent
 from lewm_core.atomic import write_text
 from lewm_core.bench.common import write_result
 from lewm_core.bench.planner_success import problems
@@ -140,8 +141,8 @@ def _measured(job: BenchObjectivesJob, dataset: Dataset, name: str, factor: floa
 def goals_reached(checkpoint: Checkpoint, goals: int) -> float:
     """The share in [0, 1] of `goals` tasks of the robot's world reached within 60 ticks."""
     asked = BenchPlannerJob(world=checkpoint.spec.name, problems=goals, seed=_EVALUATION_SEED)
-    found = run_trials(checkpoint, *problems(asked, checkpoint), checkpoint.planner,
-                       ticks=_TRIAL_TICKS, seed=_EVALUATION_SEED)
+    found = run_trials(Agent(checkpoint), *problems(asked, checkpoint), ticks=_TRIAL_TICKS,
+                       seed=_EVALUATION_SEED)
     return float((found.ticks >= 0).mean())
 
 

@@ -9,22 +9,23 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
-import time
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from lewm_core.agent import Agent
+from lewm_core.bench.trials import RADII, run_trials
 from lewm_core.checkpoint import Checkpoint, load_checkpoint
 from lewm_core.config import PlannerConfig
 from lewm_core.envs import make_world
 from lewm_core.jobs import BenchPlannerJob
-from lewm_core.planner import distance_cost, shift
+from lewm_core.planner import distance_cost
+from lewm_core.solvers.common import Solution
 from lewm_core.tails import wilson_interval
 from lewm_core.types import UserError
 
-TICKS, RADII = 60, 2.0
+TICKS = 60
 # The reference's rollouts in one plan.
 REFERENCE = 300 * 30
 # Twice the median distance that the demo's training drive covers in 25 ticks: 0.33 m. As the way
@@ -121,44 +122,20 @@ def _way(task: Any) -> float:
 
 @torch.no_grad()
 def drive(agent: Agent, worlds: list[Any], tasks: list[Any], seed: int) -> Driven:
-    """What comes of driving all `worlds` at once, a new plan each block."""
-    skip, count = agent.frameskip, len(worlds)
+    """What comes of driving all `worlds`, each at its start, for the whole blocks of 60 ticks."""
+    skip = agent.frameskip
     if agent.planner.context != 1:
         raise UserError(f'planner.context={agent.planner.context} in this bench is not possible; '
                         'use a checkpoint with planner.context=1')
     goals = agent.encode(np.stack([w.goal_image(t) for w, t in zip(worlds, tasks)]))
-    reached, seconds, plans = np.zeros(count, bool), 0.0, 0
-    start: torch.Tensor | None = None
-    imagined = executed = np.zeros(count)
-    left = np.arange(count)
-    for block in range(TICKS // skip):
-        latents = agent.encode(np.stack([worlds[i].render() for i in left]))
-        past = latents.new_zeros(len(left), 0, skip, agent.spec.action_dim)
-        begun = time.perf_counter()
-        found = agent.search(latents[:, None], past, goals[left], (seed << 20) + block,
-                             start if agent.planner.warm_start else None)
-        seconds, plans = seconds + time.perf_counter() - begun, plans + len(left)
-        actions = agent.spec.clamp(found.actions.double().cpu().numpy())
-        if block == 0:
-            imagined = found.cost.cpu().numpy()
-            executed = _executed(agent, worlds, actions, goals)
-        for row, i in enumerate(left):
-            reached[i] = _step(worlds[i], tasks[i], actions[row, 0])
-        keep = ~reached[left]
-        start = shift(found.mean[torch.as_tensor(keep, device=found.mean.device)])
-        left = left[keep]
-        if not len(left):
-            break
-    return Driven(reached, imagined, executed, 1e3 * seconds / plans)
+    costs: list[np.ndarray] = []
 
+    def judge(found: Solution, commands: np.ndarray) -> None:
+        costs.extend((found.cost.cpu().numpy(), _executed(agent, worlds, commands, goals)))
 
-def _step(world: Any, task: Any, actions: np.ndarray) -> bool:
-    """Whether the goal was reached at a tick of one block of actions (F, A)."""
-    for action in actions:
-        world.step(action)
-        if world.reached(task.goal, RADII):
-            return True
-    return False
+    out = run_trials(agent, worlds, tasks, ticks=TICKS - TICKS % skip, seed=seed, seed_ticks=skip,
+                     on_first=judge)
+    return Driven(out.ticks >= 0, *costs, 1e3 * out.seconds / out.plans)
 
 
 def _executed(agent: Agent, worlds: list[Any], plans: np.ndarray, goals: torch.Tensor

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from lewm_core.agent import Agent
 from lewm_core.arena import Task
 from lewm_core.bench.common import write_result
 from lewm_core.bench.trials import run_trials
@@ -68,7 +69,7 @@ def run(job: BenchProposalJob, overrides: list[str]) -> int:
         for first in range(len(row['ticks']), count, _CHUNK):
             worlds, tasks = problems(name, range(first, min(first + _CHUNK, count)), 2 * reach,
                                      job.seed)
-            found = run_trials(checkpoint, worlds, tasks, planner, ticks=job.ticks,
+            found = run_trials(Agent(checkpoint, planner), worlds, tasks, ticks=job.ticks,
                                seed=job.seed + first)
             row['ticks'] += found.ticks.tolist()
             row['plans'], row['seconds'] = row['plans'] + found.plans, (row['seconds']

@@ -16,6 +16,7 @@ from lewm_core.bench.planner_small import PatchDynamics, small
 from lewm_core.bench.planner_speed import median_interval, perturbed
 from lewm_core.bench.planner_success import (
     REFERENCE, budgets, drive, parse_budget, problems)
+from lewm_core.bench.trials import run_trials
 from lewm_core.checkpoint import Checkpoint, save_checkpoint
 from lewm_core.config import ModelConfig, PlannerConfig
 from lewm_core.jobs import BenchPlannerJob
@@ -97,6 +98,26 @@ def test_driving_all_problems_at_once_is_judged_tick_by_tick(model):
     again = drive(agent, *problems(job(), checkpoint), 0)
     assert np.array_equal(found.reached, again.reached)
     assert np.array_equal(found.imagined, again.imagined)
+
+
+@pytest.mark.parametrize('bench, seeds', [
+    (lambda agent, worlds, tasks: drive(agent, worlds, tasks, 3), range(12)),
+    (lambda agent, worlds, tasks: run_trials(agent, worlds, tasks, ticks=60, seed=3),
+     range(0, 60, 5))])
+def test_the_candidates_are_those_of_the_figures_in_the_documentation(model, bench, seeds):
+    """One driver serves both: each has drawn from seeds of its own since it was written."""
+    checkpoint = Checkpoint(model, model.spec)
+    agent, used = Agent(checkpoint, SEARCH), []
+    search = agent.search
+
+    def noted(latents, past, goals, seed, start):
+        used.append(seed - (3 << 20))
+        return search(latents, past, goals, seed, start)
+
+    agent.search = noted
+    worlds, tasks = problems(job(problems=2), checkpoint)
+    bench(agent, worlds, [dataclasses.replace(task, goal=task.goal + 9) for task in tasks])
+    assert used == list(seeds)
 
 
 def test_a_robot_that_stands_at_its_goal_has_arrived(model):
