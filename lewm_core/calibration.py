@@ -34,7 +34,8 @@ class Calibration:
     the Pareto tail of shape `tail_shape` and scale `tail_scale` fitted to `tail_peaks` declustered
     peaks above `tail_from`. `scores` are those of the `blocks` blocks, sorted, thinned evenly
     below the highest thousand; `peaks` the highest declustered ones. `note` is empty, or says in
-    a sentence why the threshold means little. Scores are squared latent errors.
+    a sentence why the threshold means little. `scoring` names the model and the score that
+    they are of (see `lewm_core.uncertainty.scoring`); '' where nobody said.
     """
 
     promised_per_hour: float
@@ -51,6 +52,7 @@ class Calibration:
     scores: tuple[float, ...]
     peaks: tuple[float, ...]
     note: str = ''
+    scoring: str = ''
 
     def p_value(self, score: float) -> float:
         """The conformal p-value in (0, 1] of `score` among the calibration's scores.
@@ -113,15 +115,15 @@ class Calibration:
     def from_dict(cls, tree: dict[str, Any]) -> Calibration:
         """The calibration in `tree`; raises UserError on missing or unknown keys."""
         known = {f.name for f in dataclasses.fields(cls)}
-        if not isinstance(tree, dict) or set(tree) != known:
+        if not isinstance(tree, dict) or set(tree) | {'scoring'} != known:  # the first had none
             odd = sorted(known ^ set(tree)) if isinstance(tree, dict) else tree
             raise UserError(f'the surprise calibration has missing or unknown keys {odd!r}, but '
                             f'{sorted(known)} are expected; recalibrate with this version')
         return cls(**{**tree, 'scores': tuple(tree['scores']), 'peaks': tuple(tree['peaks'])})
 
 
-def calibrate(episodes: Sequence[np.ndarray], block_s: float, config: SurpriseConfig
-              ) -> Calibration:
+def calibrate(episodes: Sequence[np.ndarray], block_s: float, config: SurpriseConfig,
+              scoring: str = '') -> Calibration:
     """The calibration on the block scores (N,) of each episode, `block_s` seconds a block.
 
     The driving must be ordinary, and not what the model was trained on: a model's error on its
@@ -158,7 +160,8 @@ def calibrate(episodes: Sequence[np.ndarray], block_s: float, config: SurpriseCo
     calibration = Calibration(
         config.promised_per_hour, math.nan, extrapolated, len(scores), hours, block_s,
         config.cluster_blocks, tail.shape if tail else 0.0, tail.scale if tail else 0.0, start,
-        above, tuple(scores[_kept(len(scores))].tolist()), highest, note)
+        above, tuple(scores[_kept(len(scores))].tolist()), highest, note,
+        scoring)
     return calibration.promising(config)
 
 

@@ -115,6 +115,8 @@ class TrainConfig:
                                  10**7)
     distance_steps: int = option('optimiser steps of the distance in time, after the model; 0: '
                                  'none', 0, 0, 10**7)
+    uncertainty_steps: int = option('optimiser steps of the error to expect, after the model; 0: '
+                                    'surprise is the plain squared error', 1500, 0, 10**7)
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,17 @@ class ProposalConfig:
     reach: int = option('the farthest goal, blocks ahead', 10, 1, 1000)
     discount: float = option('weight of a goal for each block that it is farther', 0.8, 0.01, 1.0)
     batch_size: int = option('pairs of frame and goal a step', 256, 2, 65536)
+    learning_rate: float = option('first learning rate of AdamW', 1e-3, 1e-9, 1.0)
+
+
+@dataclass(frozen=True)
+class UncertaintyConfig:
+    """The shape of what error to expect of a block, and how it is trained."""
+
+    width: int = option('hidden width', 128, 8, 8192)
+    depth: int = option('hidden layers', 2, 1, 16)
+    dropout: float = option('dropout', 0.1, 0.0, 0.9)
+    batch_size: int = option('blocks a step', 256, 2, 65536)
     learning_rate: float = option('first learning rate of AdamW', 1e-3, 1e-9, 1.0)
 
 

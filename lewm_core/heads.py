@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 # MODULE:CLASS of each head, imported when it is needed.
 HEADS: dict[str, str] = {'proposal': 'lewm_core.proposal:Proposal',
                          'distance': 'lewm_core.distance:Distance',
-                         'decoder': 'lewm_core.decoder:Decoder'}
+                         'decoder': 'lewm_core.decoder:Decoder',
+                         'uncertainty': 'lewm_core.uncertainty:Uncertainty'}
 
 PREFIX = 'heads.'
 

@@ -13,72 +13,28 @@ from lewm_core.calibration import Calibration, calibrate
 from lewm_core.checkpoint import Checkpoint
 from lewm_core.config import SurpriseConfig, check
 from lewm_core.data import Dataset
-from lewm_core.evaluate import encode_rows
 from lewm_core.kinds import BLOCKS, kind, wait
-from lewm_core.model import LatentDynamics, WorldModel, pixels_on
+from lewm_core.model import WorldModel, pixels_on
+from lewm_core.residuals import Residuals, Score, dataset_residuals, plain
 from lewm_core.types import Frame, Surprise, UserError
+from lewm_core.uncertainty import score_of, scoring
 
-__all__ = ['Calibration', 'SurpriseMonitor', 'block_scores', 'calibrate',
-           'score_dataset']
+__all__ = ['Calibration', 'SurpriseMonitor', 'calibrate', 'score_dataset']
 
 log = logging.getLogger(__name__)
 
 # A day at two blocks a second; older scores no longer count when the monitor recalibrates.
 _REMEMBER = 200_000
-_BATCH = 256
 
 
-def score_dataset(model: WorldModel, dataset: Dataset, split: str) -> list[np.ndarray]:
+def score_dataset(model: WorldModel, dataset: Dataset, split: str, score: Score = plain
+                  ) -> list[np.ndarray]:
     """The block scores (N,) float64 of each episode of `split`, as `SurpriseMonitor` gives them.
 
-    Blocks are counted from the episode's first frame, so an episode of L frames has
-    (L - 1) // frameskip of them; an episode without any is left out.
+    `score` is that of the checkpoint's heads, see `score_of`. Blocks are counted from the
+    episode's first frame; an episode without a whole one is left out.
     """
-    return [np.square(off).mean(axis=-1) for off in dataset_residuals(model, dataset, split)]
-
-
-def dataset_residuals(model: WorldModel, dataset: Dataset, split: str) -> list[np.ndarray]:
-    """What was imagined minus what came (N, D), for each episode as in `score_dataset`."""
-    skip, found = model.config.frameskip, []
-    for episode in dataset.episodes(split):
-        count = (int(dataset.ep_len[episode]) - 1) // skip
-        if count < 1:
-            continue
-        first = int(dataset.ep_offset[episode])
-        latents = encode_rows(model, dataset, first + np.arange(count + 1) * skip)
-        blocks = dataset.action[first:first + count * skip].reshape(count, skip, -1)
-        found.append(block_residuals(model, latents[None], blocks[None])[0])
-    return found
-
-
-def block_scores(model: LatentDynamics, latents: np.ndarray, blocks: np.ndarray) -> np.ndarray:
-    """The scores (B, T) float64 of latents (B, T + 1, D) and the blocks (B, T, F, A) between them.
-
-    Each of the B series is scored from its first frame on, as an episode of its own.
-    """
-    return np.square(block_residuals(model, latents, blocks)).mean(axis=-1)
-
-
-@torch.inference_mode()
-def block_residuals(model: LatentDynamics, latents: np.ndarray, blocks: np.ndarray) -> np.ndarray:
-    """What was imagined minus what came (B, T, D) float64; the arguments are `block_scores`'s."""
-    device, (series, count) = next(model.parameters()).device, blocks.shape[:2]
-    z = torch.from_numpy(np.ascontiguousarray(latents)).to(device)
-    emb = model.embed_actions(torch.from_numpy(np.ascontiguousarray(blocks)).to(device))
-    ends = np.arange(1, count + 1)
-    off = np.empty((series, count, z.shape[-1]))
-    for context in range(1, model.history + 1):
-        # The first blocks of an episode have less history than the others.
-        group = ends[ends == context] if context < model.history else ends[ends >= context]
-        which, end = (v.ravel() for v in np.meshgrid(np.arange(series), group, indexing='ij'))
-        for first in range(0, len(end), _BATCH):
-            i, e = which[first:first + _BATCH], end[first:first + _BATCH]
-            rows = torch.from_numpy(e[:, None] - context + np.arange(context)).to(device)
-            at = torch.from_numpy(i).to(device)
-            imagined = model.predict(z[at[:, None], rows], emb[at[:, None], rows])[:, -1]
-            came = z[at, torch.from_numpy(e).to(device)]
-            off[i, e - 1] = (imagined - came).cpu().numpy()
-    return off
+    return [score(residuals) for residuals in dataset_residuals(model, dataset, split)]
 
 
 class SurpriseMonitor:
@@ -92,8 +48,8 @@ class SurpriseMonitor:
                  device: str = 'cpu') -> None:
         """`config` is the checkpoint's unless given; a promise that differs moves the threshold.
 
-        Raises UserError when the calibration in the checkpoint can't support that promise and
-        `config.extrapolate` is false.
+        Raises UserError when the calibration is of another model's scores, and when it can't
+        support that promise and `config.extrapolate` is false.
         """
         self.config = config or checkpoint.surprise
         check(self.config)
@@ -103,10 +59,13 @@ class SurpriseMonitor:
         self.latency_s = float('nan')
         self._model, self._device = checkpoint.model.to(device).eval(), torch.device(device)
         self._history = self._model.history
+        self._score = score_of(checkpoint.heads)
+        self._scoring = scoring(self._model, checkpoint.heads)
         self._seen: deque[tuple[int, float]] = deque(maxlen=_REMEMBER)
         self._episode = 0
         if checkpoint.calibration is not None:
             kept = Calibration.from_dict(checkpoint.calibration)
+            self._check_scoring(kept, 'uncertainty' in checkpoint.heads)
             if kept.cluster_blocks != self.config.cluster_blocks:
                 log.warning('cluster_blocks=%d takes effect with the next recalibration; until '
                             'then it is %d, as calibrated', self.config.cluster_blocks,
@@ -168,7 +127,8 @@ class SurpriseMonitor:
         for _ in range(3):
             started = time.perf_counter()
             latent = self._encode(Frame(0, pixels))
-            self._imagine([latent] * self._history, list(blocks))
+            imagined = self._imagine([latent] * self._history, list(blocks))
+            self._score(self._residuals(latent, latent, imagined, blocks[-1]))
             seconds = time.perf_counter() - started
         return seconds
 
@@ -185,9 +145,19 @@ class SurpriseMonitor:
         numbers = np.array([episode for episode, _ in self._seen], dtype=np.int64)
         scores = np.array([score for _, score in self._seen], dtype=np.float64)
         cuts = np.flatnonzero(np.diff(numbers)) + 1
-        self.calibration = calibrate(np.split(scores, cuts), self.block_s, config)
+        self.calibration = calibrate(np.split(scores, cuts), self.block_s, config,
+                                     self._scoring)
         self.config = config
         return self.calibration
+
+    def _check_scoring(self, kept: Calibration, expects: bool) -> None:
+        """Nothing; raises UserError on a calibration whose scores another model gave."""
+        # The first calibrations did not say: they were all of the plain squared error.
+        if kept.scoring not in (self._scoring, '' if not expects else self._scoring):
+            raise UserError(f'the surprise calibration is of the scores of another checkpoint '
+                            f'({kept.scoring or "an older one"}) than this '
+                            f'({self._scoring}), so its threshold means nothing here; delete '
+                            'calibration_file, drive as usual and call ~/recalibrate')
 
     def _checked(self, action: np.ndarray) -> np.ndarray:
         values = np.asarray(action, dtype=np.float64)
@@ -211,6 +181,14 @@ class SurpriseMonitor:
         z = torch.stack(latents)[None]
         return self._model.predict(z, self._model.embed_actions(actions[None]))[0, -1]
 
+    @staticmethod
+    def _residuals(before: torch.Tensor, came: torch.Tensor, imagined: torch.Tensor,
+                   block: np.ndarray) -> Residuals:
+        """Those of one block, as `lewm_core.residuals` has them of many."""
+        known = torch.cat([before, imagined]).float().cpu().numpy()
+        return Residuals((imagined - came).double().cpu().numpy(),
+                         np.concatenate([known, block.ravel().astype(np.float32)]))
+
     def _advance(self, latent: torch.Tensor) -> float | None:
         """The score of the block just ended, None at the start; the history moves on."""
         score = None
@@ -218,7 +196,8 @@ class SurpriseMonitor:
             self._blocks.append(np.stack(self._block))
             self._block = []
             imagined = self._imagine(self._latents, self._blocks)
-            score = float((imagined - latent).square().mean())
+            score = float(self._score(self._residuals(self._latents[-1], latent, imagined,
+                                                      self._blocks[-1])))
             if not np.isfinite(score):
                 raise UserError(f'the surprise score is {score}, but a finite one is expected; '
                                 'the weights have diverged: train again')

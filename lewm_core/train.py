@@ -26,6 +26,7 @@ from lewm_core.surprise import calibrate, score_dataset
 from lewm_core.train_heads import train_heads
 from lewm_core.trainer import Trainer
 from lewm_core.types import UserError
+from lewm_core.uncertainty import score_of, scoring
 
 __all__ = ['Progress', 'train']
 
@@ -131,19 +132,20 @@ def _finish(trainer: Trainer, folder: RunFolder, settings: Settings, dataset: Da
         else:
             metrics['evaluation'] = evaluate_checkpoint(checkpoint, dataset, held_out).to_dict()
         checkpoint = dataclasses.replace(checkpoint, calibration=_calibration(
-            trainer, dataset, settings.surprise))
+            checkpoint, dataset))
     save_checkpoint(folder.model, checkpoint)
     log.info('%s holds the model of step %d of %d', folder.model, metrics['kept_step'],
              trainer.done)
     return folder.model
 
 
-def _calibration(trainer: Trainer, dataset: Dataset, config: SurpriseConfig) -> dict | None:
+def _calibration(checkpoint: Checkpoint, dataset: Dataset) -> dict | None:
     """Surprise's calibration on episodes kept for it, or None when they are too few."""
-    block_s = trainer.model.config.frameskip * dataset.spec.tick_s
+    model, heads = checkpoint.model, checkpoint.heads
     try:
-        scores = score_dataset(trainer.model, dataset, 'calibration')
-        return calibrate(scores, block_s, config).to_dict()
+        scores = score_dataset(model, dataset, 'calibration', score_of(heads))
+        return calibrate(scores, model.config.frameskip * dataset.spec.tick_s,
+                         checkpoint.surprise, scoring(model, heads)).to_dict()
     except UserError as error:
         log.warning('surprise is not calibrated: %s', error)
         return None

@@ -101,7 +101,8 @@ def train_trial(job: TuneLambdaJob, dataset: Dataset, weight: float) -> Trial:
     folder = job.output / 'trials' / f'{weight:g}'
     # A trial drives nowhere: no heads.
     config = dataclasses.replace(job.train, steps=steps, validate_every=steps,
-                                 stop_on_collapse=False, proposal_steps=0, distance_steps=0)
+                                 stop_on_collapse=False, proposal_steps=0, distance_steps=0,
+                                 uncertainty_steps=0)
     model = dataclasses.replace(job.model, sigreg_weight=weight)
     path = folder / 'model.safetensors'
     done = path.exists() and read_metadata(path)['metrics'].get('finished')

@@ -49,8 +49,10 @@ class Plan:
 class Surprise:
     """How far one block ended from where the model said it would.
 
-    `score` is the squared latent error ‖ẑ − z‖² (mean over dimensions), `p_value` the conformal
-    p-value in (0, 1] of that score among ordinary driving, `threshold` the score above which the
+    `score` is the squared latent error ‖ẑ − z‖², whitened and over what was to be expected where
+    the checkpoint knows that (see lewm_core/uncertainty.py: then it is about 1 in ordinary
+    driving), else its mean over dimensions, `p_value` the conformal p-value in (0, 1] of that
+    score among ordinary driving, `threshold` the score above which the
     block counts as an exceedance, and `alarm` is true on the first block of a cluster of
     exceedances. Without a calibration `p_value` and `threshold` are NaN and `alarm` is False.
     `kind` is '' but on the block where the last alarm can be told: 'jump' when it was over at

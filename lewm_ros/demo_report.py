@@ -150,6 +150,6 @@ def _surprise(page: Page, material: Material) -> None:
         seen.add(kind)
         axis.axvline((stamp_ns - start) / 60e9, color=colours.get(kind, 'black'), alpha=0.4,
                      linewidth=0.8, label=label)
-    axis.set(yscale='log', xlabel='minutes', ylabel='squared latent error')
+    axis.set(yscale='log', xlabel='minutes', ylabel='surprise (about 1: usual)')
     axis.legend(loc='upper left', ncols=5, fontsize=8)
     page.picture(to_png(figure), 'surprise over time')

@@ -88,7 +88,8 @@ def _trained(job: BenchObjectivesJob, dataset: Dataset, name: str, factor: float
     config = dataclasses.replace(job.train, steps=steps, seed=seed, stop_on_collapse=False,
                                  validate_every=max(1, steps // 4))
     if steps < job.train.steps:  # a tuning run drives nowhere
-        config = dataclasses.replace(config, proposal_steps=0, distance_steps=0)
+        config = dataclasses.replace(config, proposal_steps=0, distance_steps=0,
+                                     uncertainty_steps=0)
     model, config = weighted(name, factor, job.model, config)
     folder = job.output.with_suffix('') / f'{name}_x{factor:.2g}_seed{seed}_steps{steps}'
     path = folder / 'model.safetensors'

@@ -13,41 +13,52 @@ from lewm_core.calibration import Calibration
 from lewm_core.evaluation import promise
 from lewm_core.evaluation.intervals import over_groups, share_of, text
 from lewm_core.evaluation.kinds import confusion, judged
-from lewm_core.evaluation.scores import Score, plain, whitening
 from lewm_core.evaluation.subject import Subject
 from lewm_core.evaluation.trials import Outcome, ordinary, outcomes
 from lewm_core.report import Page, new_figure, to_png
-from lewm_core.surprise import dataset_residuals
+from lewm_core.residuals import Score, plain
 from lewm_core.tails import auroc
 
 log = logging.getLogger(__name__)
 
 RATES = (1.0, 6.0)
+_WAYS = {'expected': 'By the whitened error over what was to be expected',
+         'whitened': 'By the error whitened: by the covariance of errors on training episodes',
+         'plain': 'By the squared latent error'}
 _RESAMPLES = 200  # of ranks, which have no sums to resample
 
 
 def measure(subject: Subject) -> dict[str, Any]:
     """Detection of each perturbation, jump or shift, and the false alarms beside the promise.
 
-    `plain` by the score that the monitor uses, `whitened` by one that divides by the covariance
-    of the errors on train. The thresholds are calibrated on a fresh drive of
+    By each of `scores`, the monitor's first. The thresholds are calibrated on a fresh drive of
     `calibration_minutes` where there is a world, else on the calibration episodes.
     `perturbations` is None where nothing was calibrated or no trajectory is long enough.
     """
-    scores: dict[str, Score] = {'plain': plain}
-    train = dataset_residuals(subject.model, subject.dataset, 'train')
-    if train:
-        scores['whitened'] = whitening(train)
+    scores = ways(subject)
     driven, trials = promise.gather(subject), ordinary(subject)
     made = [] if trials is None else [
         outcome for outcome in outcomes(subject, trials, lambda name: log.info('  %s', name))
-        if len(outcome.off)]
+        if len(outcome.disturbed)]
     found = {name: _by(score, subject, driven, made) for name, score in scores.items()}
     if trials is None:
         return found
     return {**found, 'fresh': trials.fresh, 'trajectories': len(trials.pixels),
             'episodes': len(np.unique(trials.episode)), 'after': trials.after,
             'block_s': subject.block_s}
+
+
+def ways(subject: Subject) -> dict[str, Score]:
+    """The scores that are compared: what each step of the monitor's adds to the squared error.
+
+    `expected`: over the error to be expected, as the monitor has it where the checkpoint has the
+    head; `whitened`: by the errors' covariance alone; `plain`: the squared latent error.
+    """
+    head = subject.checkpoint.heads.get('uncertainty')
+    if head is None:
+        return {'plain': plain}
+    return {'expected': head.score, 'whitened': lambda found: head.whitened(found.off),
+            'plain': plain}
 
 
 def _by(score: Score, subject: Subject, driven: promise.Ordinary, made: list[Outcome]
@@ -75,7 +86,7 @@ def _row(outcome: Outcome, by: Score, calibration: Calibration, subject: Subject
          ) -> dict[str, Any]:
     """The figures of one perturbation; a trajectory is compared with itself, undisturbed."""
     job, episode = subject.job, outcome.episode
-    score, control = by(outcome.off), by(outcome.control)
+    score, control = by(outcome.disturbed), by(outcome.control)
     ratio = np.log(np.maximum(score, 1e-30)) - np.log(np.maximum(control, 1e-30))
     row: dict[str, Any] = {'name': outcome.name, 'kind': outcome.kind, 'count': len(score)}
     for name, (hit, miss) in {'auroc': (score[:, 0], control[:, 0]),
@@ -132,12 +143,11 @@ def _holm(rows: list[dict[str, Any]]) -> None:
 
 
 def show(page: Page, found: dict[str, Any]) -> None:
-    """Nothing; adds the promise, the detection table, the decay and the kinds, by both scores."""
-    for name, title in (('plain', 'By the squared latent error, as the monitor scores'),
-                        ('whitened', 'By that error whitened: divided by the covariance of the '
-                                     'errors on training episodes')):
+    """Nothing; adds the promise, the detection table, the decay and the kinds, by each score."""
+    for name, title in _WAYS.items():
         if name in found:
-            page.text(f'{title}.', 'good')
+            monitors = name == 'expected' or 'expected' not in found
+            page.text(title + (', as the monitor scores.' if monitors else '.'), 'good')
             promise.show(page, found[name]['promise'])
             _show(page, found, found[name])
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from lewm_core.evaluate import encode_pixels
 from lewm_core.evaluation.subject import Subject
+from lewm_core.residuals import Residuals, block_residuals
 from lewm_core.robot import RobotSpec
-from lewm_core.surprise import block_residuals
 
 # A long drive is made of these: long enough that an episode's start is a rare sight, short enough
 # to keep its pictures in memory. 10 simulated minutes at 10 Hz.
@@ -44,8 +44,8 @@ def drive(world: Any, spec: RobotSpec, frameskip: int, blocks: int, seed: tuple[
     return np.stack(pixels), commands, states
 
 
-def ordinary_residuals(subject: Subject, hours: float, stream: int) -> list[np.ndarray]:
-    """Imagined minus come (T, D), of each episode of `hours` of ordinary driving in the world.
+def ordinary_residuals(subject: Subject, hours: float, stream: int) -> list[Residuals]:
+    """The residuals (T,) of each episode of `hours` of ordinary driving in the world.
 
     Episodes of ten minutes, the last one shorter. `stream` tells drives apart: the same number
     gives the same drive.

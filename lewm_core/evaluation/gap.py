@@ -13,6 +13,7 @@ from lewm_core.evaluation.intervals import mean_of, text
 from lewm_core.evaluation.subject import Subject, fitting
 from lewm_core.report import Page
 from lewm_core.surprise import score_dataset
+from lewm_core.uncertainty import score_of
 
 
 def measure(subject: Subject) -> dict[str, Any]:
@@ -48,7 +49,8 @@ def _figures(subject: Subject) -> dict[str, dict[str, Any]]:
     straight = straightness.measure(subject)['after']
     if straight is not None:
         found['straightness'] = straight
-    scores = score_dataset(subject.model, subject.dataset, 'test')
+    scores = score_dataset(subject.model, subject.dataset, 'test',
+                           score_of(subject.checkpoint.heads))
     if scores:
         episode = np.repeat(np.arange(len(scores)), [len(s) for s in scores])
         found['surprise of an ordinary block'] = mean_of(

@@ -9,9 +9,9 @@ import numpy as np
 
 from lewm_core.calibration import Calibration
 from lewm_core.evaluation.intervals import Figure, mean_of
-from lewm_core.evaluation.scores import Score
 from lewm_core.evaluation.trials import Outcome
 from lewm_core.kinds import BLOCKS, kind, persistence, wait
+from lewm_core.residuals import Score
 from lewm_core.tails import auroc, wilson_interval
 
 _RATE = 6.0
@@ -38,7 +38,7 @@ def judged(outcome: Outcome, score: Score, calibration: Calibration, history: in
     An alarm in the blocks that are too late to be judged within the window counts as missed.
     """
     level = calibration.at_rate(_RATE).threshold
-    scored = score(outcome.off)
+    scored = score(outcome.disturbed)
     p_values = np.vectorize(calibration.p_value)(scored)
     later, said = wait(history), []
     for scores, p in zip(scored, p_values):

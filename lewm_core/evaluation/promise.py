@@ -10,10 +10,9 @@ import numpy as np
 
 from lewm_core.calibration import Calibration, calibrate
 from lewm_core.evaluation.drives import ordinary_residuals
-from lewm_core.evaluation.scores import Score
 from lewm_core.evaluation.subject import Subject
 from lewm_core.report import Page
-from lewm_core.surprise import dataset_residuals
+from lewm_core.residuals import Residuals, Score, dataset_residuals
 from lewm_core.tails import clusters, poisson_interval
 from lewm_core.types import UserError
 
@@ -25,14 +24,14 @@ _WATCHED, _CALIBRATED = 1, 1000  # streams of random numbers
 
 @dataclass(frozen=True)
 class Ordinary:
-    """Ordinary driving, imagined minus come (T, D) in each episode.
+    """Ordinary driving, the residuals (T,) of each episode.
 
     `calibration`: by name, what thresholds may be calibrated on; `watched`: what alarms are
     counted in. `fresh`: driven for this, in a world.
     """
 
-    calibration: dict[str, list[np.ndarray]]
-    watched: list[np.ndarray]
+    calibration: dict[str, list[Residuals]]
+    watched: list[Residuals]
     fresh: bool
 
 
@@ -60,9 +59,9 @@ def measure(subject: Subject, ordinary: Ordinary, score: Score) -> dict[str, Any
     as it is; how much that one matters is what the rows differ by. `calibration`: the first
     drive's, else the split's, None when neither can be.
     """
-    calibrated = {name: _calibrate(subject, [score(off) for off in episodes])
+    calibrated = {name: _calibrate(subject, [score(drive) for drive in episodes])
                   for name, episodes in ordinary.calibration.items()}
-    watched = [score(off) for off in ordinary.watched]
+    watched = [score(drive) for drive in ordinary.watched]
     hours = sum(map(len, watched)) * subject.block_s / 3600
     rows = [row for name, calibration in calibrated.items() if calibration is not None
             for row in _rows(name, calibration, watched, hours)]

@@ -12,7 +12,7 @@ from lewm_core.evaluation.drives import trajectories
 from lewm_core.evaluation.perturbations import Happening, InWorld, in_world, recorded
 from lewm_core.evaluation.subject import Subject
 from lewm_core.kinds import BLOCKS, wait
-from lewm_core.surprise import block_residuals
+from lewm_core.residuals import Residuals, block_residuals
 
 # Blocks before and, at most, after the event; with a spare one for what is dropped, 90 ticks.
 _AFTER = 12
@@ -37,15 +37,15 @@ class Trials:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Imagined minus come (N, after, D) in N trajectories from the event on, with and without it.
+    """The residuals (N, after) of N trajectories from the event on, with and without it.
 
     `episode` (N,) says which trajectories are of one episode.
     """
 
     name: str
     kind: str
-    off: np.ndarray
-    control: np.ndarray
+    disturbed: Residuals
+    control: Residuals
     episode: np.ndarray
 
 
@@ -94,7 +94,7 @@ def outcomes(subject: Subject, trials: Trials,
             yield _happened(subject, trials, control, change, i)
 
 
-def _happened(subject: Subject, trials: Trials, control: np.ndarray, change: InWorld, number: int
+def _happened(subject: Subject, trials: Trials, control: Residuals, change: InWorld, number: int
               ) -> Outcome:
     """The outcome of driving all trajectories again, with `change` in the block of the event."""
     happenings = []
@@ -109,12 +109,12 @@ def _happened(subject: Subject, trials: Trials, control: np.ndarray, change: InW
     made = list(trajectories(subject, blocks, _STREAM, len(trials.pixels), at))
     good = np.array([h.happened for h in happenings])
     pixels, actions = (np.stack([m[i] for m in made])[good] for i in (0, 1))
-    off = _after(subject, trials, encode_pixels(subject.model, pixels), actions)
-    return Outcome(change.name, change.kind, off, control[good], trials.episode[good])
+    disturbed = _after(subject, trials, encode_pixels(subject.model, pixels), actions)
+    return Outcome(change.name, change.kind, disturbed, control[good], trials.episode[good])
 
 
 def _after(subject: Subject, trials: Trials, latents: np.ndarray, actions: np.ndarray
-           ) -> np.ndarray:
-    """Imagined minus come (N, after, D) in the blocks that end at the event and later."""
+           ) -> Residuals:
+    """The residuals (N, after) of the blocks that end at the event and later."""
     first = trials.event - 1
     return block_residuals(subject.model, latents, actions)[:, first:first + trials.after]

@@ -19,7 +19,7 @@ from lewm_core.paths import load_robot
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ('train.steps=3', 'train.batch_size=4', 'train.tensorboard=false', 'train.device=cpu',
-         'train.proposal_steps=3', 'train.distance_steps=3',
+         'train.proposal_steps=3', 'train.distance_steps=3', 'train.uncertainty_steps=3',
          'model.conv_channels=[4,4,4,4]', 'model.latent_dim=4', 'model.predictor_width=16')
 
 

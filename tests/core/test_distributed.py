@@ -99,9 +99,9 @@ def test_two_processes_equal_one_on_the_joined_batch(small_model_with, tmp_path)
 def test_torchrun_trains_one_model_with_two_processes_and_resumes(
         recording, toy_model, tmp_path):
     """Steps, batch and seed as with one process: the weights agree but for rounding."""
-    config = TrainConfig(steps=6, batch_size=16, learning_rate=1e-3, warmup=0.1,
-                         precision='float32', device='cpu', validate_every=6, checkpoint_every=3,
-                         log_every=3, tensorboard=False, threads=1)
+    config = TrainConfig(steps=6, uncertainty_steps=3, batch_size=16, learning_rate=1e-3,
+                         warmup=0.1, precision='float32', device='cpu', validate_every=6,
+                         checkpoint_every=3, log_every=3, tensorboard=False, threads=1)
     model = dataclasses.replace(toy_model, dropout=0.0)
     asked = []
     train(recording, model, DataConfig(), config, tmp_path / 'two',

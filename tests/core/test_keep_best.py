@@ -25,8 +25,9 @@ from lewm_core.train import train
 from lewm_core.trainer import Trainer
 from lewm_core.types import UserError
 
-QUICK = TrainConfig(steps=8, batch_size=16, learning_rate=3e-3, warmup=0.1, precision='float32',
-                    device='cpu', validate_every=2, checkpoint_every=4, log_every=2,
+QUICK = TrainConfig(steps=8, uncertainty_steps=3, batch_size=16, learning_rate=3e-3,
+                    warmup=0.1, precision='float32', device='cpu',
+                    validate_every=2, checkpoint_every=4, log_every=2,
                     tensorboard=False, threads=1)
 
 

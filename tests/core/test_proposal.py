@@ -120,7 +120,8 @@ def test_a_loss_that_is_never_finite_is_said():
 
 # From a recording to an agent
 
-TRAIN = TrainConfig(steps=2, batch_size=16, proposal_steps=3, distance_steps=3, tensorboard=False,
+TRAIN = TrainConfig(steps=2, batch_size=16, proposal_steps=3, distance_steps=3,
+                    uncertainty_steps=3, tensorboard=False,
                     precision='float32')
 PLANNER = PlannerConfig(samples=8, elites=2, iterations=1, horizon=2)
 
@@ -139,7 +140,7 @@ def drive(checkpoint, recording, **changes):
 
 
 def test_training_leaves_the_heads_in_the_one_file(trained, recording):
-    assert set(trained.heads) == {'proposal', 'distance'}
+    assert set(trained.heads) == {'proposal', 'distance', 'uncertainty'}
     assert trained.heads['proposal'].config.blocks == PLANNER.horizon
     plans = [drive(trained, recording, **changes).actions for changes in (
         {}, {'proposal': False}, {'distance_weight': 1.0})]

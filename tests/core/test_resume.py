@@ -21,8 +21,9 @@ from lewm_core.types import UserError
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-QUICK = TrainConfig(steps=12, batch_size=16, learning_rate=3e-3, warmup=0.1, precision='float32',
-                    device='cpu', validate_every=6, checkpoint_every=4, log_every=2,
+QUICK = TrainConfig(steps=12, uncertainty_steps=3, batch_size=16, learning_rate=3e-3,
+                    warmup=0.1, precision='float32', device='cpu',
+                    validate_every=6, checkpoint_every=4, log_every=2,
                     tensorboard=False, threads=1)
 
 

@@ -122,7 +122,8 @@ def test_recalibrating_on_what_was_watched_is_calibrating_on_the_same_scores(che
     watched = [numbers(replay(monitor, recording, episode)) for episode in range(4)]
     assert monitor.blocks == 76 > MIN_BLOCKS
     calibration = monitor.recalibrate()
-    assert calibration == calibrate(watched, monitor.block_s, monitor.config)
+    assert calibration == calibrate(watched, monitor.block_s, monitor.config,
+                                    calibration.scoring)
     assert monitor.calibration is calibration and calibration.block_s == pytest.approx(0.3)
     said = replay(monitor, recording, 5, ticks=4)[-1]
     assert said.threshold == calibration.threshold

@@ -60,7 +60,7 @@ def drives(tmp_path_factory):
 
 FEW = ['train.steps=2', 'train.batch_size=8', 'train.tensorboard=false', 'train.device=cpu',
        'train.precision=float32', 'train.proposal_steps=1', 'train.distance_steps=1',
-       'model.sigreg_projections=16']
+       'train.uncertainty_steps=1', 'model.sigreg_projections=16']
 
 
 def test_trials_that_learned_nothing_choose_nothing(drives, tmp_path, capsys):

@@ -48,7 +48,8 @@ SMALL = ['model=tiny', f'model.image_size={SIZE}', 'model.conv_channels=[8,8]',
          'model.predictor_width=8', 'model.predictor_heads=1', 'model.predictor_head_dim=8',
          'model.predictor_mlp=8', 'model.sigreg_projections=8', 'train.batch_size=8',
          'train.log_every=1', 'train.checkpoint_every=10', 'train.device=cpu', 'train.threads=1',
-         'train.tensorboard=false', 'train.proposal_steps=3', 'train.distance_steps=3']
+         'train.tensorboard=false', 'train.proposal_steps=3', 'train.distance_steps=3',
+         'train.uncertainty_steps=3']
 
 
 def stamped(message: Any, stamp_ns: int) -> Any:

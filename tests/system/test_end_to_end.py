@@ -9,8 +9,8 @@ import sys
 import pytest
 
 SMALL = ['seed=0', 'frames=4000', 'train.steps=120', 'train.distance_steps=50', 'goals=40',
-         'realtime_goals=0', 'calibration_minutes=3', 'normal_minutes=3', 'teleports=20',
-         'colours=4']
+         'train.uncertainty_steps=300', 'realtime_goals=0', 'calibration_minutes=3',
+         'normal_minutes=3', 'teleports=20', 'colours=4']
 
 
 # 120 steps are a seventh of the demo's, so SIGReg gets more weight to be done with in them; the
@@ -64,6 +64,7 @@ def test_without_sigreg_the_latents_collapse_and_the_report_says_so(tmp_path):
     # A collapse needs few frames, and no head is looked at.
     report, said = demo(tmp_path / 'run', 'model.sigreg_weight=0', 'frames=1000', 'goals=2',
                         'train.batch_size=32', 'train.proposal_steps=0', 'train.distance_steps=0',
+                        'train.uncertainty_steps=0',
                         'calibration_minutes=1', 'normal_minutes=1', 'teleports=2', 'colours=0')
     assert report['latent']['std_min'] < 0.1
     assert 'the latents have collapsed' in said

@@ -1,0 +1,181 @@
+"""How large an error to expect: what makes a small teleport stand out from a wall's usual bump.
+
+Errors are unequal in two ways. They lie in few directions of the latent space, and they are large
+where the world is hard to foretell (at a wall, at the corner of a door) and small elsewhere. So
+an error is whitened by the covariance of the errors on training episodes (Mahalanobis 1936), and
+divided by what a small network expects of it from what was known before the block: a normal
+distribution's variance, learned by its likelihood (Nix and Weigend 1994), as the difficulty
+in normalised conformal prediction (Papadopoulos et al. 2002). On ordinary drives that training
+has not seen, half of the scores are below 1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lewm_core.config import UncertaintyConfig
+from lewm_core.head_training import Episodes, fit
+from lewm_core.model import WorldModel
+from lewm_core.residuals import Residuals, Score, indexed_residuals, plain
+
+# Fewer errors than this say nothing of what to expect; more than that say nothing new.
+LEAST, _MOST = 100, 50_000
+# Shares of equal variance in all directions: the fewer errors there are, the more of it is right.
+_SHRINKAGE = np.geomspace(1e-6, 1.0, 25)
+_BULK = 0.999
+_NOTHING = 1e-30
+
+
+class Uncertainty(nn.Module):
+    """What squared error to expect of a block, and the score that follows."""
+
+    Config = UncertaintyConfig
+
+    def __init__(self, config: UncertaintyConfig, model: WorldModel) -> None:
+        super().__init__()
+        self.config = config
+        dim = model.config.latent_dim
+        given = 2 * dim + model.config.frameskip * model.spec.action_dim
+        sizes = [given, *[config.width] * config.depth]
+        layers: list[nn.Module] = []
+        for before, after in zip(sizes, sizes[1:]):
+            layers += [nn.Linear(before, after), nn.GELU(), nn.Dropout(config.dropout)]
+        self.body = nn.Sequential(*layers)
+        self.out = nn.Linear(sizes[-1], 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        self.register_buffer('whitener', torch.eye(dim))
+        self.register_buffer('given_mean', torch.zeros(given))
+        self.register_buffer('given_std', torch.ones(given))
+        self.register_buffer('range', torch.tensor([-torch.inf, torch.inf]))
+
+    def forward(self, given: Tensor) -> Tensor:
+        """The log (...,) of the whitened squared error to expect after what was `given` (..., X).
+
+        Within the range that it had in training: what was never seen must excuse nothing.
+        """
+        known = (given - self.given_mean) / self.given_std
+        return self.out(self.body(known))[..., 0].clamp(self.range[0], self.range[1])
+
+    def whitened(self, off: np.ndarray) -> np.ndarray:
+        """The squared Mahalanobis length (...,) of errors (..., D), mean over dimensions."""
+        return np.square(off @ self.whitener.double().cpu().numpy()).mean(axis=-1)
+
+    @torch.inference_mode()
+    def score(self, residuals: Residuals) -> np.ndarray:
+        """The whitened squared errors (...,) float64 over what was to be expected."""
+        given = torch.from_numpy(np.asarray(residuals.given)).to(self.whitener)
+        expected = self(given).double().exp().cpu().numpy()
+        return self.whitened(residuals.off) / expected
+
+
+def score_of(heads: Mapping[str, nn.Module]) -> Score:
+    """The score that belongs to a checkpoint's `heads`: by its uncertainty, else `plain`."""
+    return heads['uncertainty'].score if 'uncertainty' in heads else plain
+
+
+def scoring(model: nn.Module, heads: Mapping[str, nn.Module]) -> str:
+    """A name of 16 hex digits for what makes the scores: the weights of model and uncertainty.
+
+    Thresholds of one scoring mean nothing to another.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for module in [model, *(heads[name] for name in ('uncertainty',) if name in heads)]:
+        for name, tensor in sorted(module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def train_uncertainty(model: WorldModel, train: Episodes, held_out: Episodes,
+                      config: UncertaintyConfig, *, steps: int, seed: int = 0,
+                      on_progress: Callable[[int, int, float], None] | None = None,
+                      should_stop: Callable[[], bool] = lambda: False
+                      ) -> tuple[Uncertainty | None, float | None]:
+    """The head, as it was best on `held_out`, and its loss there (None: it was stopped).
+
+    The head is None where `train` has too few blocks. The loss is the mean negative log
+    likelihood, per dimension, of the whitened errors of blocks that begin at any tick.
+    """
+    usual, test = (_errors(model, episodes) for episodes in (train, held_out))
+    if len(usual) < LEAST:
+        return None, None
+    device = train.latents.device
+    with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
+        torch.manual_seed(seed)
+        head = Uncertainty(config, model).to(device)
+        head.whitener.copy_(torch.from_numpy(whitener(usual.off, test.off)))
+        given = torch.from_numpy(usual.given)
+        head.given_mean.copy_(given.mean(dim=0))
+        head.given_std.copy_(given.std(dim=0).clamp(min=1e-6))
+        loss = _loss(head, usual)
+        best = fit(head, loss, _loss(head, test) if len(test) >= LEAST else None, steps=steps,
+                   learning_rate=config.learning_rate, seed=seed, on_progress=on_progress,
+                   should_stop=should_stop)
+        with torch.no_grad():
+            told = head(given.to(device)).sort().values
+        head.range.copy_(told[[0, int(_BULK * (len(told) - 1))]])
+        if len(test):
+            _make_usual(head, test)
+    return head, best
+
+
+@torch.no_grad()
+def _make_usual(head: Uncertainty, unseen: Residuals) -> None:
+    """Nothing; errors are larger on what the model has not seen: there the median score is 1."""
+    more = float(np.log(max(np.median(head.score(unseen)), _NOTHING)))
+    head.out.bias += more
+    head.range += more
+
+
+def whitener(usual: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+    """The matrix (D, D) float32 that makes errors `usual` (N, D) of unit covariance: off @ it.
+
+    The covariance is shrunk towards a multiple of the identity (Ledoit and Wolf 2004), by the
+    share that makes the directions of the errors `held_out` (M, D) the likeliest: their angular
+    central Gaussian likelihood (Tyler 1987), which no few large ones decide. With too few of
+    those it is the dimensions over the errors.
+    """
+    values, axes = np.linalg.eigh(usual.T @ usual / len(usual))
+    mean = max(float(values.mean()), _NOTHING)
+    shares = (_SHRINKAGE if len(held_out) >= LEAST
+              else [min(1.0, len(values) / max(1, len(usual)))])
+    spreads = [(1 - share) * np.maximum(values, 0.0) + share * mean for share in shares]
+    seen = np.square(held_out @ axes)
+    fits = [-np.log(spread).mean() - np.log((seen / spread).sum(axis=1) + _NOTHING).mean()
+            for spread in spreads] if len(spreads) > 1 else [0.0]
+    return (axes / np.sqrt(spreads[int(np.argmax(fits))])).astype(np.float32)
+
+
+def _errors(model: WorldModel, episodes: Episodes) -> Residuals:
+    """The residuals (N,) of the blocks that begin at any tick, at most `_MOST`, spread evenly."""
+    skip, last = model.config.frameskip, episodes.last
+    rows = torch.arange(len(last), device=last.device)
+    first = torch.searchsorted(last, last)                   # rows that end earlier come before
+    begin = torch.where(first > 0, last[(first - 1).clamp(min=0)] + 1, 0)
+    rows = rows[rows + skip <= last]
+    rows = rows[torch.linspace(0, len(rows) - 1, min(len(rows), _MOST)).long().to(rows.device)]
+    blocks = episodes.actions.unfold(0, skip, 1).transpose(1, 2) if len(rows) else (
+        episodes.actions.new_zeros(0, skip, episodes.actions.shape[-1]))
+    context = torch.clamp((rows - begin[rows]) // skip + 1, max=model.history)
+    return indexed_residuals(model, episodes.latents, blocks, rows, rows, context, skip)
+
+
+def _loss(head: Uncertainty, errors: Residuals) -> Callable[[torch.Generator], Tensor]:
+    """The loss of a drawn batch of `errors`."""
+    device = head.whitener.device
+    given = torch.from_numpy(errors.given).to(device)
+    squared = torch.from_numpy(head.whitened(errors.off)).to(given)
+
+    def loss(generator: torch.Generator) -> Tensor:
+        rows = torch.randint(len(given), (head.config.batch_size,), generator=generator,
+                             device=device)
+        log = head(given[rows])
+        return 0.5 * (log + squared[rows] * torch.exp(-log)).mean()
+
+    return loss
