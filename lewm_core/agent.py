@@ -15,10 +15,13 @@ import torch
 
 from lewm_core.checkpoint import Checkpoint
 from lewm_core.config import PlannerConfig
-from lewm_core.dynamics import imagination
+from lewm_core.dynamics import imagination, recordable
+from lewm_core.graphs import Recordings
 from lewm_core.guidance import Guidance
 from lewm_core.model import pixels_on
-from lewm_core.planner import Solution, check_search, goal_objective, shift, solve
+from lewm_core.planner import (Solution, check_search, drawn_by, goal_objective, optimise,
+                               refuse_nothing, search_space, shift)
+from lewm_core.solvers.common import Draw
 from lewm_core.types import Action, Frame, Plan, UserError
 
 
@@ -44,8 +47,16 @@ class Agent:
         self._dynamics = imagination(self._model, self.planner)
         self._guidance = Guidance(checkpoint.heads, self.planner, self._device)
         self._generator = torch.Generator(self._device)
+        self._space = search_space(self.spec.low, self.spec.high, self._model.action_std,
+                                   self.planner, self.frameskip, self._device)
+        self._searches = Recordings(self._find, self._generator)
         self._goal: torch.Tensor | None = None
         self.reset()
+
+    @property
+    def recorded(self) -> int:
+        """How many kinds of search run as recordings; see `record`."""
+        return len(self._searches)
 
     @property
     def has_goal(self) -> bool:
@@ -144,7 +155,11 @@ class Agent:
 
     @torch.no_grad()
     def warm_up(self, times: int = 5) -> float:
-        """The seconds that a plan takes (the median), after first-use costs; changes nothing."""
+        """The seconds that a plan takes (the median), after first-use costs.
+
+        Searches are recorded; nothing else changes. In the thread that will plan.
+        """
+        self.record()
         camera, seconds = self.spec.camera, []
         blank = np.zeros((camera.height, camera.width, 3), np.uint8)
         kept = dict(vars(self))
@@ -166,13 +181,51 @@ class Agent:
         `latents` (B, C, D) and the blocks `past` (B, C - 1, F, A) between them, `goals` (B, D),
         `start` (B, K, F, A) the means to begin with. See `planner.solve`.
         """
+        self._generator.manual_seed(seed)
+        config, draw = self.planner, drawn_by(self._generator)
+        if deadline is not None or not self.recorded:
+            found = self._solution(draw, latents, past, goals, start, deadline)
+        else:
+            start = self._center(len(goals)) if start is None else start
+            actions, cost, mean = self._searches(draw, latents, past, goals, start)
+            done = 0 if config.solver == 'proposal' else config.iterations
+            found = Solution(actions, cost, done, mean)
+        refuse_nothing(found.cost, config, found.iterations)
+        return found
+
+    def _find(self, draw: Draw, latents: torch.Tensor, past: torch.Tensor, goals: torch.Tensor,
+              start: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Actions, cost and mean of the solution; to be recorded."""
+        found = self._solution(draw, latents, past, goals, start, None)
+        return found.actions, found.cost, found.mean
+
+    def _solution(self, draw: Draw, latents: torch.Tensor, past: torch.Tensor,
+                  goals: torch.Tensor, start: torch.Tensor | None, deadline: float | None
+                  ) -> Solution:
         objective = goal_objective(self._dynamics, latents, past, goals, self.planner.cost,
                                    self._guidance.term())
-        self._generator.manual_seed(seed)
-        return solve(objective, self.spec.low, self.spec.high, self._model.action_std,
-                     self.planner, generator=self._generator, frameskip=self.frameskip,
-                     batch=len(goals), mean=start, center=self._model.action_mean,
-                     prior=self._guidance.prior(latents[:, -1], goals), deadline=deadline)
+        return optimise(objective, self._space, self.planner, draw, batch=len(goals), mean=start,
+                        center=self._model.action_mean,
+                        prior=self._guidance.prior(latents[:, -1], goals), deadline=deadline)
+
+    def _center(self, batch: int) -> torch.Tensor:
+        """The means (B, K, F, A) that a search begins with when there was none before."""
+        return self._model.action_mean.expand(batch, self.planner.horizon, self.frameskip, -1)
+
+    @torch.no_grad()
+    def record(self, batch: int = 1) -> bool:
+        """Whether searches for `batch` problems run as recordings from now on (see `graphs`).
+
+        For each length of the history. In the thread that will search.
+        """
+        config, latent = self.planner, self._model.config.latent_dim
+        if not recordable(config, self._dynamics, self._device):
+            return False
+        goals = torch.zeros(batch, latent, device=self._device)
+        return all(self._searches.record(
+            goals[:, None].expand(-1, frames, -1),
+            goals.new_zeros(batch, frames - 1, self.frameskip, self.spec.action_dim), goals,
+            self._center(batch)) for frames in range(1, config.context + 1))
 
     def _search(self, goal: torch.Tensor, begun: float | None,
                 committed: torch.Tensor | None) -> Solution:

@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 _WIDE = 192
 # The float32 cost of bf16's elites may be this much above that of float32's own.
 _TOLERANCE = 0.02
+# Iterations up to which a search on a CPU is recorded: each takes a tenth of a second of that.
+_SHORT = 8
 
 
 def imagination(model: LatentDynamics, config: PlannerConfig) -> LatentDynamics | Imagination:
@@ -40,6 +42,21 @@ def imagination(model: LatentDynamics, config: PlannerConfig) -> LatentDynamics 
                     'most %g %% is allowed', 100 * regret, 100 * _TOLERANCE)
         return Imagination(model)
     return fast
+
+
+def recordable(config: PlannerConfig, dynamics: LatentDynamics | Imagination,
+               device: torch.device) -> bool:
+    """Whether such a search can be recorded as one piece, and gains by it; see `graphs`.
+
+    Not with a deadline, which asks for the time, nor with gradients. On a CPU a long search is
+    arithmetic and not calls, and weights packed for bf16 can't be part of a program.
+    """
+    if config.deadline_ms or config.solver == 'gradient':
+        return False
+    if device.type == 'cuda':
+        return True
+    narrow = getattr(dynamics, 'dtype', torch.float32) == torch.float32
+    return device.type == 'cpu' and narrow and config.iterations <= _SHORT
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import torch
@@ -21,8 +22,9 @@ class Guidance:
 
     def __init__(self, heads: Mapping[str, nn.Module], config: PlannerConfig,
                  device: str | torch.device = 'cpu') -> None:
-        self._heads = {name: heads[name].to(device).eval() for name in ('proposal', 'distance')
-                       if name in heads}
+        # Copies: what trains a head later must not change half of a search.
+        self._heads = {name: copy.deepcopy(heads[name]).to(device).eval().requires_grad_(False)
+                       for name in ('proposal', 'distance') if name in heads}
         self._config = config
         for name, wanted in (('proposal', config.solver == 'proposal'),
                              ('distance', config.distance_weight > 0)):

@@ -7,11 +7,15 @@ token behind the last block's keys and values. Norms' weights, the batch norm an
 statistics are folded into the products beside them.
 
 Conventions: B problems, S candidates, N = B·S of them, K blocks, C context frames, D latent
-width, W predictor width, I = heads · head width, T tokens of a window; they come first: (T, N, W).
+width, W predictor width, H heads, I = heads · head width, T tokens of a window. Tokens come one
+after the other, each for all candidates: (T·N, W). A block's modulations are as many rows of six
+parts: shift, 1 + scale and gate, for the attention and for the MLP. What a window remembers of
+its tokens in a block is their keys and values (T·N, 2·I).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,6 +27,8 @@ from lewm_core.products import Product
 
 # Candidates at a time: their tokens stay in the processor's cache.
 _ROWS = 1024
+# Numbers in a tensor from which its passes through memory cost more than the calls.
+_LARGE = 2 ** 15
 
 
 class _Layer(NamedTuple):
@@ -34,17 +40,6 @@ class _Layer(NamedTuple):
     out: Product
     widen: Product
     narrow: Product
-
-
-class _Memory(NamedTuple):
-    """Keys and values (T, N, I) of a window's earlier tokens in one block."""
-
-    keys: Tensor
-    values: Tensor
-
-    def of_each(self, count: int) -> _Memory:
-        """The same for each of `count` candidates of every problem."""
-        return _Memory(*(v.repeat_interleave(count, dim=1) for v in self))
 
 
 class Imagination:
@@ -70,25 +65,23 @@ class Imagination:
         self._input = (None if isinstance(net.input_proj, nn.Identity)
                        else self._ready(net.input_proj.weight, net.input_proj.bias))
         self._head = self._folded_head(net, model.pred_proj.net)
-        # Sums each head's products of query and key, as a product itself: (heads, I).
-        eye = torch.eye(self._heads, device=self._positions.device)
-        self._sum = eye.repeat_interleave(self._head_dim, dim=1).to(dtype)
 
     def rollout(self, latents: Tensor, past: Tensor, actions: Tensor) -> Tensor:
         """The imagined latents (B, S, K, D) float32; see `LatentDynamics.rollout`."""
         on_cpu = actions.device.type == 'cpu'
-        at_once = max(1, _ROWS // actions.shape[1]) if on_cpu else len(actions)
+        at_once = max(1, _ROWS // int(actions.shape[1])) if on_cpu else len(actions)
         parts = [self._rollout(*part) for part in zip(
             latents.split(at_once), past.split(at_once), actions.split(at_once))]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _rollout(self, latents: Tensor, past: Tensor, actions: Tensor) -> Tensor:
-        count, horizon = actions.shape[1:3]
-        keep = min(latents.shape[1], self.history)
+        # As numbers: a search that is recorded must not ask for them again in every run.
+        batch, count, horizon = (int(size) for size in actions.shape[:3])
+        keep, rows = min(int(latents.shape[1]), self.history), batch * count
         context = self._tokens(latents[:, -keep:].to(self.dtype).transpose(0, 1))  # (C, B, W)
-        before = self._modulations(past[:, past.shape[1] - keep + 1:].transpose(0, 1))
-        modulations = self._modulations(actions.flatten(0, 1).transpose(0, 1))     # (K, N, ...)
-        tokens = context[-1:].repeat_interleave(count, dim=1)                      # (1, N, W)
+        before = self._modulations(past[:, int(past.shape[1]) - keep + 1:].transpose(0, 1))
+        modulations = self._modulations(actions.flatten(0, 1).transpose(0, 1))
+        tokens = [_each(context[-1:], count)]                                      # (N, W) each
         imagined: list[Tensor] = []
         for step in range(horizon):
             # Token i of all is context before `keep - 1` and this candidate's own from there on.
@@ -97,101 +90,93 @@ class Imagination:
             if step and first == 0:
                 own = step  # the window has only grown: its other tokens are remembered
             else:
-                memory = self._context(context[first:-1], [m[first:] for m in before], count)
-            position = own + keep - 1 - first
-            new = tokens[own:] + self._positions[position:position + step + 1 - own, None]
-            out, memory = self._predict(new, [m[own:step + 1] for m in modulations], memory)
+                memory = self._context(context[first:-1], [m[first * batch:] for m in before],
+                                       count)
+            new = self._placed(tokens[own:], own + keep - 1 - first)
+            now = [m[own * rows:(step + 1) * rows] for m in modulations]
+            out, memory = self._predict(new, step + 1 - own, now, memory)
             imagined.append(out)
             if step + 1 < horizon:
-                tokens = torch.cat([tokens, self._tokens(out)[None]])
-        return torch.stack(imagined, dim=1).float().unflatten(0, (-1, count))
+                tokens.append(self._tokens(out))
+        return torch.stack(imagined, dim=1).float().unflatten(0, (batch, count))
+
+    def _placed(self, tokens: Sequence[Tensor], position: int) -> Tensor:
+        """Tokens (N, W) in a row (T·N, W), the first one at `position` of the window."""
+        if len(tokens) == 1:
+            return tokens[0] + self._positions[position]
+        places = self._positions[position:position + len(tokens), None]
+        return (torch.stack(list(tokens)) + places).flatten(0, 1)
 
     def _context(self, tokens: Tensor, modulations: list[Tensor], count: int
-                 ) -> list[_Memory | None]:
+                 ) -> list[Tensor | None]:
         """What each block remembers of the context (C, B, W), for every candidate."""
-        if not len(tokens):
+        frames, last = len(tokens), len(self._layers) - 1
+        if not frames:
             return [None] * len(self._layers)
-        x = tokens + self._positions[:len(tokens), None]
-        memory, last = [], len(self._layers) - 1
-        for index, (layer, m) in enumerate(zip(self._layers, modulations)):
-            h = self._modulated(x, m, 0)
-            made = self._remember(layer, h, None)
-            memory.append(made.of_each(count))
+        memory, x = [], self._placed(tokens, 0)
+        for index, (layer, modulation) in enumerate(zip(self._layers, modulations)):
+            parts = modulation.chunk(6, dim=1)
+            h = _modulated(x, *parts[:2])
+            made = layer.key_value(h)
+            memory.append(_each(made.unflatten(0, (frames, -1)), count))
             if index < last:
-                x = self._through(layer, x, m, self._hear(layer, h, made))
+                x = self._through(layer, x, parts, self._hear(layer, h, made, frames, frames))
         return memory
 
-    def _predict(self, x: Tensor, modulations: list[Tensor], memory: list[_Memory | None]
-                 ) -> tuple[Tensor, list[_Memory | None]]:
-        """The latent (N, D) after the last of the new tokens (T, N, W), and what is remembered."""
-        made: list[_Memory | None] = []
-        for index, (layer, m) in enumerate(zip(self._layers, modulations)):
-            h = self._modulated(x, m, 0)
-            made.append(self._remember(layer, h, memory[index]))
-            if index == len(self._layers) - 1:
-                x, m, h = x[-1:], m[-1:], h[-1:]
-            x = self._through(layer, x, m, self._hear(layer, h, made[-1]))
+    def _predict(self, x: Tensor, count: int, modulations: list[Tensor],
+                 memory: list[Tensor | None]) -> tuple[Tensor, list[Tensor | None]]:
+        """The latent (N, D) after the last of `count` new tokens, and what is remembered."""
+        made: list[Tensor | None] = []
+        rows, asking = len(x) // count, count
+        for index, (layer, modulation) in enumerate(zip(self._layers, modulations)):
+            parts, before = modulation.chunk(6, dim=1), memory[index]
+            h = _modulated(x, *parts[:2])
+            new = layer.key_value(h)
+            made.append(new if before is None else torch.cat([before, new]))
+            if index == len(self._layers) - 1 and count > 1:
+                x, h, parts = x[-rows:], h[-rows:], [part[-rows:] for part in parts]
+                asking = 1
+            heard = self._hear(layer, h, made[-1], asking, len(made[-1]) // rows)
+            x = self._through(layer, x, parts, heard)
         *first, widen, narrow = self._head
-        x = functional.layer_norm(x[0], x.shape[-1:])
+        x = _normed(x)
         for product in first:
             x = product(x)
         return narrow(widen(x, gelu=True)), made
 
-    def _modulated(self, x: Tensor, modulation: Tensor, part: int) -> Tensor:
-        """The tokens normed, shifted and scaled, and normed again, without weights."""
-        shape = x.shape[-1:]
-        h = torch.addcmul(modulation[..., part, :], functional.layer_norm(x, shape, eps=1e-6),
-                          modulation[..., part + 1, :])
-        return functional.layer_norm(h, shape)
+    def _hear(self, layer: _Layer, h: Tensor, memory: Tensor, asking: int, window: int) -> Tensor:
+        """What the tokens `h`, the last `asking` of `window`, hear of it (T·N, I)."""
+        keys, values = memory.view(window, -1, 2, self._heads, self._head_dim).unbind(2)
+        rows, heard = len(h) // asking, []
+        if asking == window:
+            heard.append(values[0].flatten(1))  # the first token hears itself alone
+        if asking - len(heard):
+            queries = layer.query(h[len(heard) * rows:] if heard else h)
+            queries = queries.view(asking - len(heard), rows, self._heads, self._head_dim)
+            for query in queries.unbind(0):
+                end = window - asking + len(heard) + 1
+                heard.append(_attend(query, keys[:end], values[:end]))
+        return heard[0] if len(heard) == 1 else torch.cat(heard)
 
-    def _remember(self, layer: _Layer, h: Tensor, before: _Memory | None) -> _Memory:
-        """Keys and values of the window's tokens up to and with the new ones `h`."""
-        new = layer.key_value(h).chunk(2, dim=-1)
-        if before is None:
-            return _Memory(*new)
-        return _Memory(*(torch.cat(both) for both in zip(before, new)))
-
-    def _hear(self, layer: _Layer, h: Tensor, memory: _Memory) -> Tensor:
-        """What the tokens `h`, the window's last, hear of it (T, N, I)."""
-        keys, values = memory
-        earlier = len(keys) - len(h)
-        if earlier:
-            queries, heard = layer.query(h), []
-        elif len(h) == 1:
-            return values  # the first token hears itself alone
-        else:
-            queries, heard, earlier = layer.query(h[1:]), [values[0]], 1
-        for index, query in enumerate(queries):
-            end = earlier + index + 1
-            heard.append(self._attend(query, keys[:end], values[:end]))
-        return heard[0][None] if len(heard) == 1 else torch.stack(heard)
-
-    def _attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """The answer (N, I) to one query (N, I) from keys and values (T, N, I)."""
-        weights = functional.linear(query * keys, self._sum).softmax(dim=0)[..., None]
-        values = values.unflatten(-1, (self._heads, self._head_dim))
-        answer = weights[0] * values[0]
-        for weight, value in zip(weights[1:], values[1:]):
-            answer = answer.addcmul_(weight, value)
-        return answer.flatten(1)
-
-    def _through(self, layer: _Layer, x: Tensor, modulation: Tensor, heard: Tensor) -> Tensor:
+    def _through(self, layer: _Layer, x: Tensor, modulation: Sequence[Tensor], heard: Tensor
+                 ) -> Tensor:
         """The tokens after the block, once they have heard."""
-        x = torch.addcmul(x, modulation[..., 2, :], layer.out(heard))
-        h = layer.widen(self._modulated(x, modulation, 3), gelu=True)
-        return x.addcmul_(modulation[..., 5, :], layer.narrow(h))
+        _, _, gate1, shift2, scale2, gate2 = modulation
+        x = torch.addcmul(x, gate1, layer.out(heard))
+        h = layer.widen(_modulated(x, shift2, scale2), gelu=True)
+        return x.addcmul_(gate2, layer.narrow(h))
 
     def _tokens(self, latents: Tensor) -> Tensor:
         return latents if self._input is None else self._input(latents)
 
     def _modulations(self, blocks: Tensor) -> list[Tensor]:
-        """The modulation (..., 6, W) of each block by each of the actions (..., F, A)."""
+        """The modulation (T·N, 6·W) of each block by each of the actions (T, N, F, A)."""
         scale, offset = self._scale
-        x = torch.addcmul(offset, blocks.to(scale), scale).flatten(-2)
+        x = torch.addcmul(offset, blocks.to(scale), scale).flatten(2).flatten(0, 1)
         x = functional.linear(x, *self._patch).to(self.dtype)
         first, second = self._embed
         x = functional.silu(second(functional.silu(first(x))))
-        return [layer.modulation(x).unflatten(-1, (6, -1)) for layer in self._layers]
+        return [layer.modulation(x) for layer in self._layers]
 
     # Once
     def _ready(self, weight: Tensor, bias: Tensor | None) -> Product:
@@ -226,6 +211,31 @@ class Imagination:
             out = _after_norm(net.norm, net.output_proj.weight, net.output_proj.bias)
             products = [out, widen, narrow]
         return [self._ready(*product) for product in products]
+
+
+def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """The tokens normed, shifted and scaled, and normed again, without weights."""
+    return _normed(torch.addcmul(shift, _normed(x, 1e-6), scale))
+
+
+def _normed(x: Tensor, eps: float = 1e-5) -> Tensor:
+    return functional.layer_norm(x, (int(x.shape[-1]),), eps=eps)
+
+
+def _attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """The answer (N, I) to one query (N, H, d) from keys and values (T, N, H, d)."""
+    weights = (query * keys).sum(dim=-1, keepdim=True).softmax(dim=0)
+    if query.numel() < _LARGE:
+        return (weights * values).sum(dim=0).flatten(1)
+    answer = weights[0] * values[0]
+    for weight, value in zip(weights[1:], values[1:]):
+        answer = answer.addcmul_(weight, value)
+    return answer.flatten(1)
+
+
+def _each(x: Tensor, count: int) -> Tensor:
+    """Problems' values (T, B, W) for each of `count` candidates (T·B·count, W)."""
+    return x.unsqueeze(2).expand(-1, -1, count, -1).flatten(0, 2)
 
 
 def _after_norm(norm: nn.LayerNorm, weight: Tensor, bias: Tensor | None = None

@@ -9,6 +9,7 @@ refitted to that. Source: LeWorldModel (arXiv 2603.19312), which enforces no lim
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,11 +18,12 @@ from torch import Tensor
 from lewm_core.config import PlannerConfig
 from lewm_core.model import LatentDynamics
 from lewm_core.solvers import SOLVERS
-from lewm_core.solvers.common import Best, Objective, Prior, Search, SearchError, Solution
+from lewm_core.solvers.common import Draw, Objective, Prior, Search, SearchError, Solution
 from lewm_core.types import UserError
 
-__all__ = ['Objective', 'Prior', 'SearchError', 'Solution', 'Term', 'check_search',
-           'goal_objective', 'shift', 'solve']
+__all__ = ['Objective', 'Prior', 'SearchError', 'Solution', 'Space', 'Term', 'check_search',
+           'drawn_by', 'goal_objective', 'optimise', 'refuse_nothing', 'search_space', 'shift',
+           'solve']
 
 # A further cost (B, S) from the imagined latents (B, S, K, D) and the goals (B, D).
 Term = Callable[[Tensor, Tensor], Tensor]
@@ -50,12 +52,57 @@ def solve(objective: Objective, low: Tensor | np.ndarray, high: Tensor | np.ndar
     elites than samples or more knots than ticks.
     """
     check_search(config, frameskip)
+    space = search_space(low, high, std, config, frameskip, generator.device)
+    found = optimise(objective, space, config, drawn_by(generator), batch=batch, mean=mean,
+                     center=center, prior=prior, deadline=deadline)
+    refuse_nothing(found.cost, config, found.iterations)
+    return found
+
+
+class Space(NamedTuple):
+    """Where plans are searched: limits and first spread (A,), and the knots of a block.
+
+    `low` and `high` are infinite where no limits hold; `knot` (F,) is each tick's; `share` (F, N)
+    float64 gives a knot the mean of its ticks.
+    """
+
+    low: Tensor
+    high: Tensor
+    spread: Tensor
+    knot: Tensor
+    share: Tensor
+
+
+def search_space(low: Tensor | np.ndarray, high: Tensor | np.ndarray, std: Tensor | np.ndarray,
+                 config: PlannerConfig, frameskip: int, device: torch.device) -> Space:
+    """The space on `device`: all that a search needs and no plan changes. See `solve`."""
+    low, high, std = (torch.as_tensor(v, device=device).reshape(-1)
+                      for v in _inward(low, high, std))
+    if not config.limits:
+        low, high = torch.full_like(low, -torch.inf), torch.full_like(high, torch.inf)
+    knots = config.knots or frameskip
+    knot = torch.arange(frameskip, device=device) * knots // frameskip
+    belongs = torch.nn.functional.one_hot(knot, knots).double()
+    return Space(low, high, config.init_std * std, knot, belongs / belongs.sum(dim=0))
+
+
+def drawn_by(generator: torch.Generator) -> Draw:
+    """Draws from `generator`, on its device."""
+    return lambda shape: torch.randn(shape, generator=generator, device=generator.device)
+
+
+def optimise(objective: Objective, space: Space, config: PlannerConfig, draw: Draw, *,
+             batch: int = 1, mean: Tensor | None = None,
+             center: Tensor | np.ndarray | None = None, prior: Prior | None = None,
+             deadline: float | None = None) -> Solution:
+    """What `solve` finds, also where no cost is finite: then `cost` is infinite.
+
+    Without a deadline nothing waits for the device.
+    """
     with torch.no_grad() if config.solver == 'gradient' else torch.inference_mode():
-        search = _search(objective, low, high, std, config, generator, frameskip, batch, mean,
-                         center, prior, deadline)
+        search = _search(objective, space, config, draw, batch, mean, center, prior, deadline)
         best, last, iterations = SOLVERS[config.solver](search)
-        _refuse_nothing(best, config, iterations)
-        actions, mean = (v[:, :, search.ticks].contiguous() for v in (best.plan, last))
+        actions, mean = (v[:, :, space.knot].contiguous() for v in (best.plan, last))
     return Solution(actions, best.cost, iterations, mean)
 
 
@@ -106,46 +153,37 @@ def check_search(config: PlannerConfig, frameskip: int) -> None:
                         f'give 1 to {frameskip}, or 0 for one a tick')
 
 
-def _search(objective: Objective, low: Tensor | np.ndarray, high: Tensor | np.ndarray,
-            std: Tensor | np.ndarray, config: PlannerConfig, generator: torch.Generator,
-            frameskip: int, batch: int, mean: Tensor | None, center: Tensor | np.ndarray | None,
-            prior: Prior | None, deadline: float | None) -> Search:
-    """The problem in knots, on the generator's device."""
-    device = generator.device
-    low, high, std = (torch.as_tensor(v, device=device).reshape(-1)
-                      for v in _inward(low, high, std))
-    if not config.limits:
-        low, high = torch.full_like(low, -torch.inf), torch.full_like(high, torch.inf)
-    knots = config.knots or frameskip
-    ticks = torch.arange(frameskip, device=device) * knots // frameskip
-    shape = (batch, config.horizon, frameskip, len(low))
+def _search(objective: Objective, space: Space, config: PlannerConfig, draw: Draw, batch: int,
+            mean: Tensor | None, center: Tensor | np.ndarray | None, prior: Prior | None,
+            deadline: float | None) -> Search:
+    """The problem in knots."""
+    low, (ticks, knots) = space.low, space.share.shape
+    shape = (batch, config.horizon, ticks, len(low))
     if mean is None:
         start = torch.zeros_like(low) if center is None else torch.as_tensor(
-            center, dtype=torch.float32, device=device)
+            center, dtype=torch.float32, device=low.device)
         mean = start.expand(batch, config.horizon, knots, len(low))
     else:
-        mean = _in_knots(mean.to(low), ticks, knots, shape, 'warm start')
+        mean = _in_knots(mean.to(low), space.share, shape, 'warm start')
     if prior is not None:
-        prior = Prior(*(_in_knots(v.to(low), ticks, knots, shape, 'prior') for v in prior))
-    spread = (config.init_std * std).expand(mean.shape)
-    return Search(objective, config, generator, ticks, torch.clamp(mean, low, high), spread,
-                  low, high, prior, deadline)
+        prior = Prior(*(_in_knots(v.to(low), space.share, shape, 'prior') for v in prior))
+    return Search(objective, config, draw, space.knot, torch.clamp(mean, low, space.high),
+                  space.spread.expand(mean.shape), low, space.high, prior, deadline)
 
 
-def _in_knots(plan: Tensor, ticks: Tensor, knots: int, shape: tuple[int, ...], what: str
-              ) -> Tensor:
+def _in_knots(plan: Tensor, share: Tensor, shape: tuple[int, ...], what: str) -> Tensor:
     """`plan` (B, K, F, A) as its mean over the ticks of each knot (B, K, N, A)."""
     if plan.shape != shape:
         raise ValueError(f'{what} of shape {tuple(plan.shape)}, but {shape} is expected')
-    if knots == shape[2]:
+    if share.shape[0] == share.shape[1]:
         return plan
-    belongs = torch.nn.functional.one_hot(ticks, knots).double()  # (F, N)
     # In float64, so that the mean of a value that was held is that value.
-    return torch.einsum('bkfa,fn->bkna', plan.double(), belongs / belongs.sum(dim=0)).to(plan)
+    return torch.einsum('bkfa,fn->bkna', plan.double(), share).to(plan)
 
 
-def _refuse_nothing(best: Best, config: PlannerConfig, iterations: int) -> None:
-    if not torch.isfinite(best.cost).all():
+def refuse_nothing(cost: Tensor, config: PlannerConfig, iterations: int) -> None:
+    """Nothing; raises SearchError where a plan's cost (B,) is not finite."""
+    if not torch.isfinite(cost).all():
         raise SearchError(f'none of {config.samples} candidates had a finite cost in any of '
                           f'{iterations} iterations; look at the camera picture and the '
                           'checkpoint')

@@ -57,7 +57,8 @@ class PlannerNode(ManagedNode):
         goal = read_goal(params.goal, agent.spec.camera) if params.goal else None
         self._agent = agent
         self._deadline_s = params.plan_deadline_s or self._spec.tick_s
-        self._warm_s = agent.warm_up()
+        self._worker = Worker(self, 'planner')
+        self._warm_s = self._worker.run(agent.warm_up)
         self._ahead, warning = plans_ahead(params.plan_when, self._warm_s, self._deadline_s,
                                            agent.frameskip * self._spec.tick_s)
         for each in filter(None, (warning, patience(self._deadline_s, self._spec.max_age_s))):
@@ -80,7 +81,6 @@ class PlannerNode(ManagedNode):
 
     def _listen(self) -> None:
         spec, params = self._spec, self._params
-        self._worker = Worker(self, 'planner')
         self._selector = FrameSelector(spec)
         self._clock_of = LiveClock(has_header=True)
         self._started_ns: int | None = None

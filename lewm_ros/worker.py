@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -34,6 +35,22 @@ class Worker:
     def submit(self, job: Job, done: Done) -> None:
         """Nothing; `job()` runs in the worker, then `done` in the executor's thread."""
         self._jobs.put((job, done))
+
+    def run(self, job: Job) -> Any:
+        """What `job()` gives, when it has run in the worker; raises what it raises.
+
+        For what belongs to its thread before the first job: libraries set themselves up in each.
+        """
+        ended: Future[Any] = Future()
+
+        def work() -> None:
+            try:
+                ended.set_result(job())
+            except Exception as error:  # raised again where it is waited for
+                ended.set_exception(error)
+
+        self._jobs.put((work, lambda *_: None))
+        return ended.result()
 
     def close(self, timeout_s: float = 3.0) -> bool:
         """Whether the worker has ended; what it had not begun is dropped, results too."""

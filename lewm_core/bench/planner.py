@@ -15,7 +15,7 @@ _TRAINED = ('small', 'success')  # these need a checkpoint
 _COLUMNS = {
     'speed': ('solver', 'dtype', 'batch', 'samples', 'iterations', 'plan_ms', 'final_cost',
               'peak_mb'),
-    'small': ('solver', 'dtype', 'samples', 'iterations', 'plan_ms', 'plan_ms_p95'),
+    'small': ('solver', 'dtype', 'recorded', 'samples', 'iterations', 'plan_ms', 'plan_ms_p95'),
     'success': ('world', 'solver', 'knots', 'proposal', 'samples', 'iterations', 'problems',
                 'success', 'low', 'high', 'imagined', 'executed', 'plan_ms'),
     'patches': ('solver', 'dtype', 'tokens', 'samples', 'iterations', 'plan_ms', 'peak_mb')}

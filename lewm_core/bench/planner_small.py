@@ -47,6 +47,7 @@ def small(job: BenchPlannerJob) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 def _timed(job: BenchPlannerJob, checkpoint: Checkpoint, precision: str) -> dict[str, Any]:
     config = dataclasses.replace(checkpoint.planner, precision=precision)
     agent = Agent(checkpoint, config, job.device)
+    agent.warm_up()  # as the planner node does
     world = make_world(job.world.removesuffix('_far'), checkpoint.model.config.image_size)
     rng, seconds, costs = np.random.default_rng(job.seed), [], []
     for number in range(_PLANS):
@@ -62,7 +63,7 @@ def _timed(job: BenchPlannerJob, checkpoint: Checkpoint, precision: str) -> dict
             world.step(action)
     p50, p95 = (1e3 * float(np.percentile(seconds, q)) for q in (50, 95))
     return _row('small', config.solver, precision, config, job, p50, plan_ms_p95=p95,
-                final_cost=float(np.median(costs)))
+                final_cost=float(np.median(costs)), recorded=agent.recorded > 0)
 
 
 def patches(job: BenchPlannerJob) -> tuple[list[dict[str, Any]], dict[str, Any]]:

@@ -18,6 +18,8 @@ from lewm_core.config import PlannerConfig
 
 # From candidates (B, S, K, F, A) in robot units to their costs (B, S); lower is better.
 Objective = Callable[[Tensor], Tensor]
+# Standard normal draws of a shape.
+Draw = Callable[[tuple[int, ...]], Tensor]
 
 
 class Prior(NamedTuple):
@@ -67,7 +69,7 @@ class Search:
 
     objective: Objective
     config: PlannerConfig
-    generator: torch.Generator
+    draw: Draw
     ticks: Tensor  # (F,): the knot of each tick
     mean: Tensor
     spread: Tensor
@@ -93,8 +95,7 @@ class Search:
     def noise(self, count: int) -> Tensor:
         """Standard normal draws (B, S, K, N, A) for `count` candidates."""
         batch, *rest = self.mean.shape
-        return torch.randn((batch, count, *rest), generator=self.generator,
-                           device=self.mean.device)
+        return self.draw((batch, count, *rest))
 
     def clamp(self, plans: Tensor) -> Tensor:
         """Plans (..., A) moved into the limits."""
@@ -109,7 +110,7 @@ class Search:
         """
         noise[:, 0] = 0
         found = torch.addcmul(mean[:, None], spread[:, None], noise)
-        count = noise.shape[1]
+        count = int(noise.shape[1])
         share = min(round(self.config.proposal_share * count), count - 1)
         if first and self.prior is not None and share:
             near = noise[:, count - share:]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ def icem(search: Search) -> tuple[Best, Tensor, int]:
     """
     config, best = search.config, search.nothing()
     mean, spread, done = search.mean, search.spread, 0
-    colour = coloured(mean.shape[1] * mean.shape[2], config.noise_beta).to(mean)
+    colour = _coloured_on(int(mean.shape[1] * mean.shape[2]), config.noise_beta, mean.device)
     kept, kept_costs = mean[:, None][:, :0], mean.new_zeros(len(mean), 0)
     for done in search.rounds():
         count = max(config.samples * config.decay ** -done, 2 * config.elites)
@@ -53,9 +54,13 @@ def coloured(steps: int, beta: float) -> Tensor:
     return (kernel / kernel.square().sum(dim=0).sqrt()).float()
 
 
+@lru_cache(maxsize=None)  # never dropped: a recorded search on CUDA reads it where it is
+def _coloured_on(steps: int, beta: float, device: torch.device) -> Tensor:
+    return coloured(steps, beta).to(device)
+
+
 def _smooth(search: Search, count: int, colour: Tensor) -> Tensor:
     """Coloured draws (B, S, K, N, A) for `count` candidates."""
     batch, blocks, knots, dims = search.mean.shape
-    white = torch.randn((batch, count, dims, len(colour)), generator=search.generator,
-                        device=search.mean.device)
+    white = search.draw((batch, count, dims, len(colour)))
     return (white @ colour).transpose(2, 3).reshape(batch, count, blocks, knots, dims)

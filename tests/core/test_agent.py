@@ -156,8 +156,8 @@ def test_warming_up_leaves_history_and_plan_as_they_were():
 @pytest.mark.parametrize('blocks', [0, 1, 2])
 def test_the_search_starts_from_the_plan_as_far_as_it_was_driven(blocks, monkeypatch):
     starts, agent = [], make_agent(iterations=1)
-    real = agent_module.solve
-    monkeypatch.setattr(agent_module, 'solve', lambda *args, **options: (
+    real = agent_module.optimise
+    monkeypatch.setattr(agent_module, 'optimise', lambda *args, **options: (
         starts.append(options['mean']), real(*args, **options))[1])
     agent.set_goal(picture([5.0, 5.0]))
     agent.plan(Frame(0, picture([0.0, 0.0])))
@@ -233,9 +233,9 @@ def test_a_plan_made_ahead_starts_from_the_latest_one_as_it_stands_then():
 
     def spy(objective, *args, **kwargs):
         starts.append(kwargs['mean'])
-        return solve(objective, *args, **kwargs)
+        return optimise(objective, *args, **kwargs)
 
-    solve, agent_module.solve = agent_module.solve, spy
+    optimise, agent_module.optimise = agent_module.optimise, spy
     try:
         means = [agent._start]
         agent.plan_next(None, first.actions[:FRAMESKIP])       # for block 1: shifted by one
@@ -248,7 +248,7 @@ def test_a_plan_made_ahead_starts_from_the_latest_one_as_it_stands_then():
             agent.commit(Action(tick, first.actions[0]))
         agent.plan(Frame(3, picture([3.0, 3.0])))              # now, for block 3
     finally:
-        agent_module.solve = solve
+        agent_module.optimise = optimise
     for start, mean, blocks in zip(starts, means, (1, 1, 1)):
         torch.testing.assert_close(start, shift(mean, blocks))
 
