@@ -16,6 +16,7 @@ from lewm_ros.bag_warnings import between, of_clocks, of_topic
 from lewm_ros.clocks import RULE, choose_clock
 from lewm_ros.latency import Latency, estimate_latency
 from lewm_ros.picture_motion import Motion, look
+from lewm_ros.steps import finite
 from lewm_ros.suggest_spec import Chosen, choose, choose_camera, suggest, tick_rate
 
 _GLANCE, _LOOK_AT, _LATENCY_FRAMES = 60, 600, 6000
@@ -178,7 +179,7 @@ def _estimate(chosen: Chosen, motion: Motion | None, clock: str) -> Latency | No
              & (frames[motion.first] != 0) & (frames[motion.second] != 0))
     told = (span[1] == part) & (commands != 0)
     values = chosen.action.numbers()[:, list(chosen.fields)]
-    told &= np.isfinite(values).all(axis=1)
+    told &= finite(values)
     order = np.argsort(commands[told], kind='stable')
     return estimate_latency(frames[motion.first][pairs], frames[motion.second][pairs],
                             motion.features[pairs], commands[told][order], values[told][order])

@@ -17,6 +17,7 @@ from lewm_core.types import UserError
 from lewm_ros.bag_files import shown
 from lewm_ros.bag_statistics import IMAGES, MARKER, STATES, TopicStatistics, command_score
 from lewm_ros.latency import Latency
+from lewm_ros.steps import finite
 
 _LOOKS_LIKE_A_PICTURE = re.compile(r'depth|disparity|mask|parameter|theora|segment', re.I)
 _VELOCITY = re.compile(r'/(Twist|Ackermann|\w*(Cmd|Command|Drive))')
@@ -60,10 +61,10 @@ def varying(topic: TopicStatistics) -> tuple[int, ...]:
     values = topic.numbers()
     if not topic.paths or not len(values):
         return ()
-    finite = np.where(np.isfinite(values), values, np.nan)
+    known = np.where(finite(values[..., None]), values, np.nan)
     return tuple(i for i, path in enumerate(topic.paths)
-                 if np.isfinite(finite[:, i]).any() and not path.endswith(('seq', 'id'))
-                 and np.nanmax(finite[:, i]) > np.nanmin(finite[:, i]))
+                 if not np.isnan(known[:, i]).all() and not path.endswith(('seq', 'id'))
+                 and np.nanmax(known[:, i]) > np.nanmin(known[:, i]))
 
 
 def choose(topics: dict[str, TopicStatistics], where: str, still: Collection[str] = ()) -> Chosen:
@@ -167,7 +168,7 @@ def _action(chosen: Chosen, rate: float, clock: str, latency: Latency | None) ->
     values = topic.numbers()
     zero = bool(_VELOCITY.search(topic.topic.type))
     for i in chosen.fields:
-        column = values[np.isfinite(values[:, i]), i]
+        column = values[finite(values[:, i, None]), i]
         low, high = outward(float(column.min()), float(column.max()), zero)
         safe = min(max(0.0, low), high)
         note = '' if zero else '  # safe: is the robot at rest then?'

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import yaml
 from bag_toys import START, TICK, drive, with_latency, write_bag
 
 from lewm_core.dataset import Dataset
+from lewm_core.robot import RobotSpec
 from lewm_ros.bags import convert
 from lewm_ros.inspect_bag import inspect_bag, suggest_spec
 from lewm_ros.steps import StepBuilder
@@ -69,4 +71,5 @@ def test_an_action_that_it_is_part_of_is_none(two_room, reduce, cut, hold):
 def test_inspect_warns_of_it_and_can_suggest_a_spec(tmp_path, value):
     bag = write_bag(tmp_path / 'bag', unplugged(40, [3, 4], value))
     assert 'warning: /cmd_vel: 2 of 40 commands are not finite' in inspect_bag(bag)
-    assert 'path: twist.linear.x' in suggest_spec(bag)[0]
+    (field,) = RobotSpec.from_dict(yaml.safe_load(suggest_spec(bag)[0])).action.fields
+    assert field.path == 'twist.linear.x' and (field.min, round(field.max, 2)) == (0.0, 0.04)
