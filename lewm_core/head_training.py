@@ -48,11 +48,21 @@ class Episodes:
         return found
 
 
-def encode_split(model: WorldModel, dataset: Dataset, split: str) -> Episodes:
-    """The episodes of `split` of `dataset`, encoded by `model`, on the model's device."""
+def encode_split(model: WorldModel, dataset: Dataset, split: str, most: int | None = None
+                 ) -> Episodes:
+    """The episodes of `split` of `dataset`, encoded by `model`, on the model's device.
+
+    With `most`, whole episodes spread evenly over the split, of about that many rows together.
+    """
     device = next(model.parameters()).device
-    rows = dataset.rows(split)
-    lengths = dataset.ep_len[dataset.episodes(split)]
+    episodes = np.array(dataset.episodes(split), dtype=np.int64)
+    total = int(dataset.ep_len[episodes].sum())
+    if most is not None and total > most:
+        count = max(1, len(episodes) * most // total)
+        episodes = episodes[np.linspace(0, len(episodes) - 1, count).astype(np.int64)]
+    lengths = dataset.ep_len[episodes]
+    rows = np.concatenate([np.arange(first, first + length) for first, length in zip(
+        dataset.ep_offset[episodes], lengths)] or [np.zeros(0, np.int64)])
     last = np.repeat(np.cumsum(lengths) - 1, lengths)
     latents = (encode_rows(model, dataset, rows) if len(rows)
                else np.zeros((0, model.config.latent_dim), np.float32))

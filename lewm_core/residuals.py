@@ -91,14 +91,13 @@ def indexed_residuals(model: LatentDynamics, latents: Tensor, blocks: Tensor, ne
     Block `block[n]` begins at latent `newest[n]`, with `context[n]` latents, and as many blocks,
     of history, it and this block included, each `step` places after the one before.
     """
-    emb = model.embed_actions(blocks)
     off = latents.new_empty(len(newest), latents.shape[-1])
     imagined = torch.empty_like(off)
     for size in context.unique().tolist():
         back = step * torch.arange(1 - size, 1, device=latents.device)
         for part in torch.nonzero(context == size)[:, 0].split(_BATCH):
-            foretold = model.predict(latents[newest[part, None] + back],
-                                     emb[block[part, None] + back])[:, -1]
+            done = model.embed_actions(blocks[block[part, None] + back])
+            foretold = model.predict(latents[newest[part, None] + back], done)[:, -1]
             imagined[part], off[part] = foretold, foretold - latents[newest[part] + step]
     given = torch.cat([latents[newest], imagined, blocks[block].flatten(1)], dim=1)
     return Residuals(off.double().cpu().numpy(), given.float().cpu().numpy())

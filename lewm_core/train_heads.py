@@ -20,6 +20,7 @@ from lewm_core.uncertainty import LEAST, train_uncertainty
 log = logging.getLogger(__name__)
 
 _SAY_EVERY_S = 5.0
+_ENOUGH = 100_000
 
 
 def train_heads(model: WorldModel, dataset: Dataset, config: TrainConfig,
@@ -34,7 +35,10 @@ def train_heads(model: WorldModel, dataset: Dataset, config: TrainConfig,
     heads: dict[str, nn.Module] = {}
     if not (config.proposal_steps or config.distance_steps or config.uncertainty_steps):
         return heads
-    train, held_out = (encode_split(model, dataset, split) for split in ('train', 'validation'))
+    # What error to expect shows in part of a long recording; the others want all there is.
+    most = None if config.proposal_steps or config.distance_steps else _ENOUGH
+    train, held_out = (encode_split(model, dataset, split, most)
+                       for split in ('train', 'validation'))
     if config.uncertainty_steps:
         head, done = train_uncertainty(
             model, train, held_out, UncertaintyConfig(), steps=config.uncertainty_steps,

@@ -188,3 +188,14 @@ def test_too_short_a_recording_leaves_the_plain_error_and_says_so(toy_model, rob
     with caplog.at_level(logging.WARNING):
         heads = train_heads(model, few, TrainConfig(uncertainty_steps=5))
     assert heads == {} and 'plain squared error; record more' in caplog.text
+
+
+def test_a_long_recording_is_encoded_in_part_whole_episodes_from_all_over_it(
+        toy_model, robot, recording):
+    model = WorldModel(toy_model, robot).eval()
+    whole, part = (encode_split(model, recording, 'all', most) for most in (None, 200))
+    assert len(whole.latents) == 1200 and len(part.latents) == 180
+    assert part.last.tolist() == 60 * [59] + 60 * [119] + 60 * [179]
+    for i, episode in enumerate((0, 9, 19)):
+        torch.testing.assert_close(part.latents[60 * i:60 * i + 60],
+                                   whole.latents[60 * episode:60 * episode + 60])
