@@ -124,6 +124,8 @@ class BenchAngleJob(TrainingGroups):
     output: Path = option('the JSON file; the training lies in the folder of its name, the '
                           'drives beside it', Path('runs/bench/angle/tiny.json'))
     overwrite: bool = option('train again what is there', False)
+    world: str = option('a square block (push), or a T (pusht: `make pusht`)', 'push',
+                        among=('push', 'pusht'))
     frames: int = option('frames to drive, a tenth of them for the test', 20_000, 1000, 10**8)
     episode_frames: int = option('frames an episode: in shorter ones the block lies in more '
                                  'places', 100, 20, 10**6)

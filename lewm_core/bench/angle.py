@@ -32,8 +32,9 @@ from lewm_core.train import train
 log = logging.getLogger(__name__)
 
 _ANGLE = 'block_angle'
-# A quarter of a turn later a square looks as before: its picture says the angle no closer.
-_FOLD = 4
+# After so much of a turn the block looks as before, and its picture says the angle no closer: a
+# square after a quarter, a T after a whole one.
+_FOLDS = {'push': 4, 'pusht': 1}
 _SPLITS = ('train', 'validation', 'test')
 _BATCH, _RATE = 64, 1e-3
 
@@ -49,10 +50,12 @@ def run(job: BenchAngleJob, overrides: list[str]) -> int:
     folder = job.output.with_suffix('')
     dataset = _drives(job, folder.parent).with_split(job.data)
     rows = {split: dataset.rows(split) for split in _SPLITS}
-    columns = {split: table(dataset, rows[split]) for split in _SPLITS}
+    fold = _FOLDS[job.world]
+    columns = {split: table(dataset, rows[split], fold) for split in _SPLITS}
     names, tables = list(columns['train']), {s: np.stack(list(c.values()), 1)
                                              for s, c in columns.items()}
-    seen = np.array([name not in targets({_ANGLE: np.zeros(1)}, {_ANGLE}) for name in names])
+    hidden = targets({_ANGLE: np.zeros(1)}, {_ANGLE}) if fold > 1 else ()
+    seen = np.array([name not in hidden for name in names])
     said: dict[str, np.ndarray] = {}
     if job.ceiling_steps:
         said['pictures'] = np.full(tables['test'].shape, np.nan)
@@ -81,22 +84,22 @@ def _probed(job: BenchAngleJob, latents: dict[str, np.ndarray], tables: dict[str
     linear, _ = fit_linear(latents['train'], tables['train'], latents['validation'],
                            tables['validation'])
     said = {'linear': linear(latents['test']), 'mlp': np.empty(tables['test'].shape)}
-    for part in (seen, ~seen):
+    for part in (p for p in (seen, ~seen) if p.any()):
         said['mlp'][:, part] = MlpProbe.fit(
             latents['train'], tables['train'][:, part], latents['validation'],
             tables['validation'][:, part], job.probe_steps, job.seed)(latents['test'])
     return said
 
 
-def table(dataset: Dataset, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """The columns to read out at `rows`: places, sine and cosine of the angle and its fourfold.
+def table(dataset: Dataset, rows: np.ndarray, fold: int) -> dict[str, np.ndarray]:
+    """The columns to read out at `rows`: places, sine and cosine of the angle and its `fold`.
 
-    Of a square the picture tells no more than the angle modulo a quarter turn, which is the
+    Of a square (4) the picture tells no more than the angle modulo a quarter turn, which is the
     fourfold's sine and cosine; those of the angle itself are there to show it.
     """
     states = {name: values[rows] for name, values in dataset.states.items()}
-    folded = f'{_FOLD} {_ANGLE}'
-    return targets({**states, folded: _FOLD * states[_ANGLE]}, {_ANGLE, folded})
+    folded = {} if fold == 1 else {f'{fold} {_ANGLE}': fold * states[_ANGLE]}
+    return targets({**states, **folded}, {_ANGLE, *folded})
 
 
 def supervised(job: BenchAngleJob, dataset: Dataset, rows: dict[str, np.ndarray],
@@ -164,12 +167,13 @@ def _trained(job: BenchAngleJob, dataset: Dataset, folder: Path) -> tuple[Any, d
 
 def _drives(job: BenchAngleJob, folder: Path) -> Dataset:
     """Drives of the world's explorer, `job.frames` frames, the angle beside the other states."""
-    path = folder / (f'push_{job.model.image_size}_{job.frames}_of_{job.episode_frames}'
+    path = folder / (f'{job.world}_{job.model.image_size}_{job.frames}_of_{job.episode_frames}'
                      f'_seed{job.seed}.h5')
     if path.exists():
         return Dataset.open(path)
-    begun, spec = time.perf_counter(), _spec(job.model)
+    begun, spec = time.perf_counter(), _spec(job.world, job.model)
     world, rng = make_world(spec.name, job.model.image_size), np.random.default_rng(job.seed)
+    move = getattr(world, 'advance', world.step)  # without the picture, where a world can
     with DatasetWriter(path, spec, job.data) as writer:
         for episode in range(job.frames // job.episode_frames):
             world.reset(seed=int(rng.integers(2**31)))
@@ -178,7 +182,7 @@ def _drives(job: BenchAngleJob, folder: Path) -> Dataset:
                 pixels.append(world.render())
                 states.append(world.state())
                 actions.append(explore(states[-1]))
-                world.advance(actions[-1])
+                move(actions[-1])
             stamps = (np.arange(job.episode_frames) + 10 * episode * job.episode_frames
                       ) * round(1e9 * spec.tick_s)
             writer.add_episode(np.stack(pixels), np.array(actions, np.float32), stamps, {
@@ -187,9 +191,9 @@ def _drives(job: BenchAngleJob, folder: Path) -> Dataset:
     return Dataset.open(path)
 
 
-def _spec(model: ModelConfig) -> RobotSpec:
-    """The robot `push` with a camera of the model's size, and the angle among its states."""
-    spec, size = load_robot('push'), model.image_size
+def _spec(world: str, model: ModelConfig) -> RobotSpec:
+    """The world's robot with a camera of the model's size, and the angle among its states."""
+    spec, size = load_robot(world), model.image_size
     camera = dataclasses.replace(spec.camera, width=size, height=size, source_width=size,
                                  source_height=size)
     *states, block = spec.state

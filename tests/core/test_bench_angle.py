@@ -37,10 +37,20 @@ def test_a_quarter_turn_changes_the_angle_and_not_its_fourfold(bench):
     turned = Dataset.open(drives.path)
     turned.states['block_angle'] = drives.states['block_angle'] + np.pi / 2
     rows = np.arange(50)
-    here, there = table(drives, rows), table(turned, rows)
+    here, there = table(drives, rows, 4), table(turned, rows, 4)
     assert np.allclose(here['sin 4 block_angle'], there['sin 4 block_angle'])
     assert np.allclose(here['sin block_angle'], -there['cos block_angle'])
     assert here['cos 4 block_angle'].std() > 0.1
+    assert not any('4' in name for name in table(drives, rows, 1))  # a T shows all of it
+
+
+def test_the_t_shaped_block_is_asked_for_its_whole_angle(tmp_path, bench):
+    pytest.importorskip('gym_pusht', reason='the Push-T extra is not installed: make pusht')
+    words = [w for w in bench[1][2:] if not w.startswith('output')]
+    assert main(['bench', 'angle', f'output={tmp_path / "t.json"}', 'world=pusht', *words]) == 0
+    found = json.loads((tmp_path / 't.json').read_text())['r2']
+    assert all({'x', 'block_x', 'sin block_angle', 'cos block_angle'} == set(f) - {'y', 'block_y'}
+               for f in found.values())
 
 
 def test_drives_and_trainings_are_not_made_twice(bench, monkeypatch, capsys):
