@@ -36,8 +36,8 @@ class Agent:
                  device: str | torch.device = 'cpu') -> None:
         self.spec = checkpoint.spec
         self.planner = planner or checkpoint.planner
-        self._device = torch.device(device)
-        self._model = checkpoint.model.to(self._device).eval()
+        self.device = torch.device(device)
+        self._model = checkpoint.model.to(self.device).eval()
         self.frameskip = self._model.config.frameskip
         if self.planner.context > self._model.config.history:
             raise UserError(f'planner.context={self.planner.context} is more than the '
@@ -45,10 +45,10 @@ class Agent:
                             'checkpoint was trained with; lower it')
         check_search(self.planner, self.frameskip)
         self._dynamics = imagination(self._model, self.planner)
-        self._guidance = Guidance(checkpoint.heads, self.planner, self._device)
-        self._generator = torch.Generator(self._device)
+        self._guidance = Guidance(checkpoint.heads, self.planner, self.device)
+        self._generator = torch.Generator(self.device)
         self._space = search_space(self.spec.low, self.spec.high, self._model.action_std,
-                                   self.planner, self.frameskip, self._device)
+                                   self.planner, self.frameskip, self.device)
         self._searches = Recordings(self._find, self._generator)
         self._goal: torch.Tensor | None = None
         self.reset()
@@ -219,9 +219,9 @@ class Agent:
         For each length of the history. In the thread that will search.
         """
         config, latent = self.planner, self._model.config.latent_dim
-        if not recordable(config, self._dynamics, self._device):
+        if not recordable(config, self._dynamics, self.device):
             return False
-        goals = torch.zeros(batch, latent, device=self._device)
+        goals = torch.zeros(batch, latent, device=self.device)
         return all(self._searches.record(
             goals[:, None].expand(-1, frames, -1),
             goals.new_zeros(batch, frames - 1, self.frameskip, self.spec.action_dim), goals,
@@ -276,11 +276,11 @@ class Agent:
     @torch.no_grad()
     def encode(self, pixels: np.ndarray) -> torch.Tensor:
         """The latents (B, D) of prepared pictures (B, H, W, 3) uint8."""
-        return self._model.encode(pixels_on(self._device, pixels))
+        return self._model.encode(pixels_on(self.device, pixels))
 
     def _encode(self, pixels: np.ndarray) -> torch.Tensor:
         """The latent (D,) of one prepared picture."""
         return self.encode(pixels[None])[0]
 
     def _tensor(self, values: np.ndarray) -> torch.Tensor:
-        return torch.as_tensor(values, dtype=torch.float32, device=self._device)
+        return torch.as_tensor(values, dtype=torch.float32, device=self.device)

@@ -9,6 +9,7 @@ own: inputs are copied into it, and outputs out of it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
 from collections.abc import Callable, Sequence
@@ -135,6 +136,9 @@ def trace(program: Program, tensors: Sequence[Tensor]) -> Run:
         # That it is deprecated; and that numbers become constants, as they should.
         warnings.simplefilter('ignore')
         traced = torch.jit.trace(program, tuple(tensors), check_trace=False)
+        with contextlib.suppress(AttributeError):  # PyTorch's own names: 3 % where it has them
+            torch._C._jit_pass_constant_propagation(traced.graph)
+            torch._C._jit_pass_constant_pooling(traced.graph)
 
     def run() -> tuple[Tensor, ...]:
         # As it was recorded: to be optimised first would take seconds and gain nothing.

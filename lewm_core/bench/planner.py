@@ -13,9 +13,10 @@ from lewm_core.types import UserError
 _TABLES = ('speed', 'small', 'patches', 'success')
 _TRAINED = ('small', 'success')  # these need a checkpoint
 _COLUMNS = {
-    'speed': ('solver', 'dtype', 'batch', 'samples', 'iterations', 'plan_ms', 'final_cost',
-              'peak_mb'),
-    'small': ('solver', 'dtype', 'recorded', 'samples', 'iterations', 'plan_ms', 'plan_ms_p95'),
+    'speed': ('solver', 'dtype', 'recorded', 'batch', 'samples', 'iterations', 'plan_ms',
+              'kernel_share', 'final_cost', 'peak_mb'),
+    'small': ('solver', 'dtype', 'recorded', 'samples', 'iterations', 'plan_ms', 'plan_ms_p95',
+              'kernel_share'),
     'success': ('world', 'solver', 'knots', 'proposal', 'samples', 'iterations', 'problems',
                 'success', 'low', 'high', 'imagined', 'executed', 'plan_ms'),
     'patches': ('solver', 'dtype', 'tokens', 'samples', 'iterations', 'plan_ms', 'peak_mb')}

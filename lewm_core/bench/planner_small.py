@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from lewm_core.agent import Agent
 from lewm_core.bench.common import alternate, ratio
+from lewm_core.bench.kernels import kernel_share
 from lewm_core.bench.planner_speed import perturbed
 from lewm_core.checkpoint import Checkpoint, load_checkpoint
 from lewm_core.config import PlannerConfig
@@ -62,8 +63,10 @@ def _timed(job: BenchPlannerJob, checkpoint: Checkpoint, precision: str) -> dict
         for action in plan.actions[:agent.frameskip]:
             world.step(action)
     p50, p95 = (1e3 * float(np.percentile(seconds, q)) for q in (50, 95))
+    share = kernel_share(lambda: agent.plan(Frame(0, world.render())), torch.device(job.device))
     return _row('small', config.solver, precision, config, job, p50, plan_ms_p95=p95,
-                final_cost=float(np.median(costs)), recorded=agent.recorded > 0)
+                final_cost=float(np.median(costs)), recorded=agent.recorded > 0,
+                kernel_share=share)
 
 
 def patches(job: BenchPlannerJob) -> tuple[list[dict[str, Any]], dict[str, Any]]:

@@ -152,6 +152,7 @@ def _row(job: BenchPlannerJob, name: str, told: list[dict[str, float]], costs: n
             'device': job.device, 'dtype': dtype or 'float32', 'batch': job.batch,
             'samples': job.planner.samples, 'iterations': job.planner.iterations,
             'horizon': job.planner.horizon, 'rounds': len(told),
+            'recorded': told[-1].get('recorded'), 'kernel_share': told[-1].get('kernel_share'),
             'plan_ms': 1e3 * float(np.median([t['seconds'] for t in told])),
             'final_cost': float(np.median(costs)), 'peak_mb': max(t['peak_mb'] for t in told)}
 

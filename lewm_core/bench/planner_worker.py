@@ -10,12 +10,15 @@ import json
 import resource
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from lewm_core.agent import Agent
+from lewm_core.bench.kernels import kernel_share
 from lewm_core.checkpoint import load_checkpoint
 from lewm_core.config import PlannerConfig
 from lewm_core.memory import keep_freed_memory
@@ -34,19 +37,26 @@ def main() -> None:
     for line in sys.stdin:
         number = json.loads(line)['problem']
         problem = np.load(folder / f'problem_{number}.npz')
+        plan = partial(_plan, agent, problem, search['seed'] + number)
+        if not number:
+            agent.record(len(problem['frame']))  # as the planner node does
+            share = kernel_share(plan, agent.device)
         begun = time.perf_counter()
-        with torch.no_grad():
-            latents, goals = (checkpoint.model.encode(torch.from_numpy(problem[name]).to(
-                search['device'])) for name in ('frame', 'goal'))
-            past = latents.new_zeros(len(latents), 0, agent.frameskip, agent.spec.action_dim)
-            found = agent.search(latents[:, None], past, goals, search['seed'] + number)
-            plan = found.actions.cpu().numpy()
+        found = plan()
         seconds = time.perf_counter() - begun
-        np.save(folder / f'plan_ours_{precision}_{number}.npy', plan)
+        np.save(folder / f'plan_ours_{precision}_{number}.npy', found)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        if torch.cuda.is_available():
+        if agent.device.type == 'cuda':
             peak = torch.cuda.max_memory_allocated() / 2**20
-        print(json.dumps({'seconds': seconds, 'peak_mb': peak}), flush=True)
+        print(json.dumps({'seconds': seconds, 'peak_mb': peak, 'kernel_share': share,
+                          'recorded': agent.recorded > 0}), flush=True)
+
+
+def _plan(agent: Agent, problem: Any, seed: int) -> np.ndarray:
+    """The actions (B, K, F, A) from the pictures `frame` to the pictures `goal`."""
+    latents, goals = (agent.encode(problem[name]) for name in ('frame', 'goal'))
+    past = latents.new_zeros(len(latents), 0, agent.frameskip, agent.spec.action_dim)
+    return agent.search(latents[:, None], past, goals, seed).actions.cpu().numpy()
 
 
 if __name__ == '__main__':

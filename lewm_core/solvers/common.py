@@ -108,13 +108,13 @@ class Search:
         which one is its own mean; the others stay as wide as ever, so that a wrong prior costs
         candidates and traps nothing. `noise` is overwritten.
         """
-        noise[:, 0] = 0
+        noise[:, 0].zero_()
         found = torch.addcmul(mean[:, None], spread[:, None], noise)
         count = int(noise.shape[1])
         share = min(round(self.config.proposal_share * count), count - 1)
         if first and self.prior is not None and share:
             near = noise[:, count - share:]
-            near[:, 0] = 0
+            near[:, 0].zero_()
             found[:, count - share:] = torch.addcmul(self.prior.mean[:, None],
                                                      self.prior.std[:, None], near)
         return self.clamp(found)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lewm_core.agent import Agent
+from lewm_core.bench.kernels import covered, kernel_share
 from lewm_core.checkpoint import Checkpoint
 from lewm_core.config import DistanceConfig, PlannerConfig, ProposalConfig
 from lewm_core.distance import Distance
@@ -140,6 +143,43 @@ def test_a_deadline_of_one_search_is_kept_beside_a_recording(checkpoint):
     assert found.iterations == 1
 
 
+class Operations(TorchDispatchMode):
+    """Counts what is computed by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = Counter()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.names[operation.overloadpacket.__name__] += 1
+        return operation(*args, **(kwargs or {}))
+
+
+# What asks a device for a number, waits for a size, or brings one from the host: a graph can't.
+WAITS = {'_local_scalar_dense', 'item', 'equal', 'nonzero', 'masked_select', 'unique_dim',
+         'lift_fresh', 'lift_fresh_copy', '_pin_memory', 'is_nonzero'}
+
+
+@pytest.mark.parametrize('settings', SETTINGS, ids=str)
+def test_a_search_asks_the_device_for_nothing(checkpoint, settings, monkeypatch):
+    # In that mode operations that are made of others are seen as one.
+    monkeypatch.setattr(torch, 'inference_mode', torch.no_grad)
+    agent = Agent(checkpoint, PlannerConfig(samples=24, elites=4, iterations=3, **settings))
+    latents = torch.zeros(1, 1, agent.encode(pictures(1)).shape[1])
+    given = (latents, torch.zeros(1, 0, agent.frameskip, 2), latents[0], agent._center(1))
+    agent._find(torch.randn, *given)  # what is made once
+    with torch.no_grad(), Operations() as seen:
+        agent._find(torch.randn, *given)
+    assert seen.names['native_layer_norm'] > 0
+    assert not WAITS & set(seen.names)
+
+
+def test_what_asks_the_device_is_noticed():
+    with Operations() as seen:
+        float(torch.tensor([1.0]).sum())
+    assert WAITS & set(seen.names)
+
+
 def fails(program, tensors):
     raise RuntimeError('operation not permitted when stream is capturing\nand a page of more')
 
@@ -191,6 +231,21 @@ def test_a_proposal_that_is_trained_on_does_not_change_half_of_a_search(checkpoi
     for each in (agent, plain):
         each.set_goal(pictures(1, seed=1)[0])
     assert np.array_equal(plans(agent, pictures(2)), plans(plain, pictures(2)))
+
+
+def test_time_in_which_two_kernels_run_counts_once():
+    assert covered([(4.0, 6.0), (0.0, 2.0), (1.0, 3.0), (1.5, 1.75), (6.0, 7.0)]) == 6.0
+    assert covered([]) == 0.0
+
+
+def test_off_cuda_the_share_of_time_in_kernels_is_not_known():
+    assert kernel_share(lambda: None, torch.device('cpu')) is None
+
+
+@needs_cuda
+def test_the_share_of_time_in_kernels_is_a_share():
+    x = torch.randn(2000, 2000, device='cuda')
+    assert 0.1 < kernel_share(lambda: (x @ x).sum().item(), x.device) < 1.2
 
 
 @needs_cuda
