@@ -77,7 +77,8 @@ _SPEC = {
 def blocks() -> dict[str, str]:
     """Every generated table by its name in the README."""
     made = {f'parameters_{node}': parameters(node) for node in _PARAMETERS}
-    return {**made, 'launch': launch(), 'commands': commands(), 'groups': presets(),
+    return {**made, 'launch': launch(), 'commands': commands(False),
+            'benches': commands(True), 'groups': presets(),
             'keys': keys(), 'robot': robot_keys()}
 
 
@@ -130,10 +131,10 @@ def _calls(path: Path) -> list[tuple[str, tuple[str, str, str]]]:
     return [(name, row) for name, row, _ in sorted(found, key=lambda f: f[2])]
 
 
-def commands() -> str:
-    """The keys of each job that belong to no group."""
+def commands(benches: bool) -> str:
+    """The keys, of those that belong to no group, of each bench or of each other job."""
     rows = []
-    for job in JOBS:
+    for job in (j for j in JOBS if j.startswith('bench_') == benches):
         own = [o for o in options(job) if '.' not in o.key]
         rows += [(f'`{_words(job)}`' if i == 0 else '',
                   o.key, 'required' if o.required else _default(o.default), _bounds(o), o.help)
