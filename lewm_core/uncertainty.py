@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lewm_core.config import UncertaintyConfig
+from lewm_core.evaluate import evenly
 from lewm_core.head_training import Episodes, fit
 from lewm_core.model import WorldModel
 from lewm_core.residuals import Residuals, Score, indexed_residuals, plain
@@ -159,7 +160,7 @@ def _errors(model: WorldModel, episodes: Episodes) -> Residuals:
     first = torch.searchsorted(last, last)                   # rows that end earlier come before
     begin = torch.where(first > 0, last[(first - 1).clamp(min=0)] + 1, 0)
     rows = rows[rows + skip <= last]
-    rows = rows[torch.linspace(0, len(rows) - 1, min(len(rows), _MOST)).long().to(rows.device)]
+    rows = rows[torch.from_numpy(evenly(np.arange(len(rows)), _MOST)).to(rows.device)]
     blocks = episodes.actions.unfold(0, skip, 1).transpose(1, 2) if len(rows) else (
         episodes.actions.new_zeros(0, skip, episodes.actions.shape[-1]))
     context = torch.clamp((rows - begin[rows]) // skip + 1, max=model.history)
