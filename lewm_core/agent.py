@@ -16,7 +16,7 @@ import torch
 from lewm_core.checkpoint import Checkpoint
 from lewm_core.config import PlannerConfig
 from lewm_core.dynamics import imagination, recordable
-from lewm_core.graphs import Recordings
+from lewm_core.graphs import Recordings, frozen
 from lewm_core.guidance import Guidance
 from lewm_core.model import pixels_on
 from lewm_core.planner import (Solution, check_search, drawn_by, goal_objective, optimise,
@@ -50,6 +50,8 @@ class Agent:
         self._space = search_space(self.spec.low, self.spec.high, self._model.action_std,
                                    self.planner, self.frameskip, self.device)
         self._searches = Recordings(self._find, self._generator)
+        self._pictures = Recordings(lambda _, pixels: (self._model.encode(pixels),),
+                                    self._generator)
         self._goal: torch.Tensor | None = None
         self.reset()
 
@@ -216,9 +218,14 @@ class Agent:
     def record(self, batch: int = 1) -> bool:
         """Whether searches for `batch` problems run as recordings from now on (see `graphs`).
 
-        For each length of the history. In the thread that will search.
+        For each length of the history; and so do the encodings of as many pictures. In the thread
+        that will search.
         """
         config, latent = self.planner, self._model.config.latent_dim
+        camera = self.spec.camera
+        with frozen(self._model):
+            self._pictures.record(torch.zeros((batch, camera.height, camera.width, 3),
+                                              dtype=torch.uint8, device=self.device))
         if not recordable(config, self._dynamics, self.device):
             return False
         goals = torch.zeros(batch, latent, device=self.device)
@@ -276,7 +283,7 @@ class Agent:
     @torch.no_grad()
     def encode(self, pixels: np.ndarray) -> torch.Tensor:
         """The latents (B, D) of prepared pictures (B, H, W, 3) uint8."""
-        return self._model.encode(pixels_on(self.device, pixels))
+        return self._pictures(drawn_by(self._generator), pixels_on(self.device, pixels))[0]
 
     def _encode(self, pixels: np.ndarray) -> torch.Tensor:
         """The latent (D,) of one prepared picture."""

@@ -12,11 +12,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lewm_core.solvers.common import Draw
 
@@ -115,7 +115,11 @@ class Recordings:
 
     def _apart(self, made: Recorded, inputs: Sequence[Tensor]) -> float:
         """The largest relative difference between recording and function, on other values."""
-        others = [value + 0.1 * torch.randn(value.shape).to(value) for value in inputs]
+        draw = torch.Generator().manual_seed(0)
+        others = [value + 0.1 * torch.randn(value.shape, generator=draw).to(value)
+                  if value.is_floating_point()
+                  else torch.randint(0, 256, value.shape, generator=draw).to(value)
+                  for value in inputs]
         results = []
         for run in (lambda: self._function(self._draw, *others), lambda: made(*others)):
             self._generator.manual_seed(1)
@@ -169,3 +173,15 @@ def capture(program: Program, tensors: Sequence[Tensor]) -> Run:
         return outputs
 
     return run
+
+@contextlib.contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """The model's parameters take no gradient meanwhile: a program can't hold such as take one."""
+    taking = [p for p in model.parameters() if p.requires_grad]
+    for parameter in taking:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in taking:
+            parameter.requires_grad_(True)

@@ -91,6 +91,19 @@ def test_a_recorded_search_gives_the_same_plans(checkpoint, settings, recorder, 
     assert np.ptp(found[0], axis=0).max() > 1e-3  # the pictures matter
 
 
+@pytest.mark.parametrize('recorder', ['traced', 'static'])
+def test_pictures_are_encoded_by_a_recording_as_without_one(checkpoint, recorder, monkeypatch):
+    if recorder == 'static':
+        monkeypatch.setattr('lewm_core.graphs.trace', rerun)
+    recorded, plain = agents(checkpoint)
+    assert len(recorded._pictures) == 1
+    found = [[agent.encode(pixels[None]) for pixels in pictures(3)] for agent in (recorded, plain)]
+    torch.testing.assert_close(*found)
+    assert (found[0][0] - found[0][1]).abs().max() > 1e-3  # not overwritten, either
+    torch.testing.assert_close(recorded.encode(pictures(3)), plain.encode(pictures(3)))
+    assert all(p.requires_grad for p in checkpoint.model.parameters())
+
+
 def test_a_new_goal_and_a_plan_made_ahead_are_as_without_a_recording(checkpoint):
     found = []
     for agent in agents(checkpoint):
