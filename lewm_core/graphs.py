@@ -165,7 +165,7 @@ def capture(program: Program, tensors: Sequence[Tensor]) -> Run:
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         # Other threads may go on using the device meanwhile.
-        with torch.cuda.graph(graph, stream=side, capture_error_mode='thread_local'):
+        with torch.cuda.graph(graph, capture_error_mode='thread_local'):
             outputs = program(*tensors)
 
     def run() -> tuple[Tensor, ...]:
@@ -173,6 +173,7 @@ def capture(program: Program, tensors: Sequence[Tensor]) -> Run:
         return outputs
 
     return run
+
 
 @contextlib.contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:

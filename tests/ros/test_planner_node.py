@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 
 import cv2
 import numpy as np
 import pytest
 from planner_rig import START, TICK, Rig, idle
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from ros_toys import LATCHED, ToyAgent, ToyRobot, image
 from rosgraph_msgs.msg import Clock
@@ -35,6 +37,29 @@ def test_without_a_goal_the_safe_action_is_sent_once_and_then_nothing(host, agen
     rig = Rig(host, agent)
     assert rig.robot.values == [(0.0, 0.0)]
     assert idle(rig, host) == []
+
+
+def test_warming_up_is_done_in_the_thread_that_plans(host, agent):
+    """What a search is recorded with, and what libraries set up, belongs to a thread."""
+    threads = []
+    warm_up, plan = agent.warm_up, agent.plan
+    agent.warm_up = lambda: (threads.append(threading.get_ident()), warm_up())[1]
+    agent.plan = lambda frame: (threads.append(threading.get_ident()), plan(frame))[1]
+    Rig(host, agent).goal().frame()
+    assert len(threads) == 2 and len(set(threads)) == 1 and threading.get_ident() not in threads
+
+
+def test_when_warming_up_fails_the_node_stays_unconfigured_and_can_try_again(host, agent):
+    warm_up = agent.warm_up
+
+    def fail():
+        raise UserError('the model is broken; train again')
+    agent.warm_up = fail
+    node = host.add(PlannerNode, agent=agent, parameters={'autostart': False})
+    assert host.call(node.trigger_configure) is TransitionCallbackReturn.FAILURE
+    assert not node.configured
+    agent.warm_up = warm_up
+    assert host.call(node.trigger_configure) is TransitionCallbackReturn.SUCCESS
 
 
 def test_a_goal_is_accepted_by_echoing_its_header(host, agent):
