@@ -135,6 +135,17 @@ class ParetoTail:
         """The predictive probability in [0, 1] that an excess is greater than `excess`."""
         return float(self.weights @ _survival(max(0.0, excess), self.shapes, self.scales))
 
+    def sure_level(self, probability: float, confidence: float) -> float:
+        """The excess that is exceeded with at most `probability` in (0, 1], with `confidence`.
+
+        A quantile over the posterior: `level` promises for the mean of all that could have been
+        drawn, this for that share of them.
+        """
+        found = _levels(probability, self.shapes, self.scales)
+        order = np.argsort(found)
+        at = np.searchsorted(np.cumsum(self.weights[order]), confidence)
+        return float(found[order][min(at, len(order) - 1)])
+
     def level(self, probability: float) -> float:
         """The excess that is exceeded with `probability` in (0, 1]."""
         low, high = 0.0, float(self.scales.max())
@@ -144,6 +155,14 @@ class ParetoTail:
             middle = (low + high) / 2
             low, high = (middle, high) if self.survival(middle) > probability else (low, middle)
         return high
+
+
+def _levels(probability: float, shape: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """What is exceeded with `probability` under each pair: the survival function's inverse."""
+    near_zero = np.abs(shape) < 1e-6
+    safe = np.where(near_zero, 1.0, shape)
+    return scale * np.where(near_zero, -math.log(probability),
+                            (probability ** -safe - 1) / safe)
 
 
 def _survival(excess: float, shape: np.ndarray, scale: np.ndarray) -> np.ndarray:

@@ -82,6 +82,17 @@ def test_a_long_record_gives_the_tail_it_was_drawn_from(shape):
         assert tail.survival(tail.level(probability)) == pytest.approx(probability, rel=1e-6)
 
 
+def test_the_surer_a_level_is_the_higher_and_it_is_kept_as_often_as_it_says():
+    """By three quarters of the fits, to samples of the distribution whose rates they bound."""
+    rng, kept = np.random.default_rng(0), []
+    for _ in range(150):
+        tail = ParetoTail.fit(stats.genpareto.rvs(0.2, size=60, random_state=rng))
+        sure, surer = (tail.sure_level(0.01, confidence) for confidence in (0.75, 0.95))
+        assert 0 < tail.sure_level(0.01, 0.25) < sure < surer
+        kept.append(stats.genpareto.sf(sure, 0.2) <= 0.01)
+    assert 0.65 < np.mean(kept) < 0.95
+
+
 def test_the_unit_of_the_scores_does_not_matter():
     excesses = stats.genpareto.rvs(0.2, size=60, random_state=1)
     one, other = ParetoTail.fit(excesses), ParetoTail.fit(excesses * 1e-9)
