@@ -21,8 +21,7 @@ log = logging.getLogger(__name__)
 MIN_BLOCKS = 30
 _MIN_EXCEEDANCES = 10
 _KEEP, _KEEP_TOP = 2000, 1000
-# A promise is to be kept by three calibrations of four, not by their mean: twenty minutes alone
-# leave a rate of six an hour open by a factor of nearly two.
+# Beyond what was seen a promise is to be kept by three calibrations of four, not by their mean.
 _CONFIDENCE = 0.75
 _TAIL_PEAKS = 500  # more of them fit no better, and reach too far into the bulk
 
@@ -97,9 +96,13 @@ class Calibration:
             # Nothing varied, so nothing says how much is ordinary: twice the highest score, and
             # above the rounding errors of a score of nothing but zeros.
             return max(2 * self.scores[-1], 1e-12)
+        # Of exchangeable drives the next has a peak above the k-th highest of this one k times at
+        # most in its mean (Vovk et al. 2005): as far as it reaches, no tail may promise more.
+        shown = self.peaks[min(int(expected), len(self.peaks)) - 1] if expected >= 1 else -math.inf
         if expected >= self.tail_peaks:
-            return self.peaks[min(int(expected), len(self.peaks) - 1)]
-        return self.tail_from + self._tail.sure_level(expected / self.tail_peaks, _CONFIDENCE)
+            return shown
+        beyond = self._tail.sure_level(expected / self.tail_peaks, _CONFIDENCE)
+        return max(shown, self.tail_from + beyond)
 
     @property
     def _tail(self) -> ParetoTail:

@@ -166,7 +166,7 @@ class SurpriseConfig:
                                       3600.0)
     extrapolate: bool = option('allow a rate rarer than the data shows, marked as such', True)
     cluster_blocks: int = option('exceedances at most this far apart are one alarm', 3, 1, 1000)
-    tail: float = option('share of blocks the Pareto tail is fitted to', 0.1, 0.01, 0.5)
+    tail: float = option('share of blocks the Pareto tail is fitted to', 0.05, 0.01, 0.5)
 
 
 @dataclass(frozen=True)

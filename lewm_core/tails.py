@@ -12,11 +12,11 @@ from lewm_core.types import UserError
 
 # Below -0.5 the likelihood grows without bound at the tail's end point (Smith 1985), an end that
 # the next drive would pass; from 1 on the tail has no mean, which no bounded latent error can
-# give. So the shape lies between. Within, the prior leans to the somewhat heavy tails that squared
-# errors have: ten minutes alone leave the shape open by ±0.2, and a tail taken for lighter than it
-# is costs more alarms than one taken for heavier saves.
+# give. So the shape lies between. Within, the prior leans to heavy tails: the highest scores are
+# of rare kinds of moments (a door's corner), of which little data holds few, and a tail taken for
+# lighter than it is costs more alarms than one taken for heavier saves.
 SHAPE_LOW, SHAPE_HIGH = -0.5, 0.9
-_SHAPE_MEAN, _SHAPE_SPREAD = 0.2, 0.15
+_SHAPE_MEAN, _SHAPE_SPREAD = 0.3, 0.2
 
 
 def poisson_interval(count: int, hours: float, level: float = 0.95) -> tuple[float, float]:

@@ -44,7 +44,24 @@ def test_alarms_come_about_as_often_as_promised(minutes, per_hour, spread):
     # Not above the promise beyond sampling error; below it by no more than the caution that so
     # little data asks for.
     assert mean - 2.5 * error < per_hour, rates
-    assert mean + 2.5 * error > (0.3 if minutes <= 20 else 0.5) * per_hour, rates
+    assert mean + 2.5 * error > (0.1 if minutes <= 20 else 0.4) * per_hour, rates
+
+
+def test_a_few_wild_moments_among_many_tame_ones_break_no_promise():
+    """What a demo once did: one block in 500 was of another kind, with scores of a tail that the
+    rest said nothing of; the fit to all of it promised six an hour and kept it by its mean at
+    nine. As far as the drive reaches, its own highest peaks now say how much is rare."""
+    rng, rates = np.random.default_rng(0), []
+
+    def wild(blocks: int) -> np.ndarray:
+        scores = rng.gamma(4.0, 0.25, blocks)
+        return np.where(rng.uniform(size=blocks) < 0.002, 3 + 20 * rng.pareto(1.5, blocks), scores)
+
+    for _ in range(60):
+        calibration = calibrate([wild(2400)], BLOCK_S, promise(6.0))
+        rates.append(clusters(wild(4 * HOUR) > calibration.threshold, 3) / 4)
+    assert np.mean(rates) - 2.5 * np.std(rates) / math.sqrt(60) < 6.0
+    assert np.mean(np.array(rates) > 12.0) < 0.15 and np.mean(rates) > 1.5
 
 
 def test_the_demos_ten_minutes_nearly_always_contain_the_promise():
