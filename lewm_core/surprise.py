@@ -153,7 +153,8 @@ class SurpriseMonitor:
     def _check_scoring(self, kept: Calibration, expects: bool) -> None:
         """Nothing; raises UserError on a calibration whose scores another model gave."""
         # The first calibrations did not say: they were all of the plain squared error.
-        if kept.scoring not in (self._scoring, '' if not expects else self._scoring):
+        said = kept.scoring or ('' if expects else self._scoring)
+        if said != self._scoring:
             raise UserError(f'the surprise calibration is of the scores of another checkpoint '
                             f'({kept.scoring or "an older one"}) than this '
                             f'({self._scoring}), so its threshold means nothing here; delete '

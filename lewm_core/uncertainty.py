@@ -86,7 +86,8 @@ def scoring(model: nn.Module, heads: Mapping[str, nn.Module]) -> str:
     Thresholds of one scoring mean nothing to another.
     """
     digest = hashlib.blake2b(digest_size=8)
-    for module in [model, *(heads[name] for name in ('uncertainty',) if name in heads)]:
+    modules = [model, heads['uncertainty']] if 'uncertainty' in heads else [model]
+    for module in modules:
         for name, tensor in sorted(module.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
