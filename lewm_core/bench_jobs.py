@@ -129,6 +129,10 @@ class BenchAngleJob(TrainingGroups):
     frames: int = option('frames to drive, a tenth of them for the test', 20_000, 1000, 10**8)
     episode_frames: int = option('frames an episode: in shorter ones the block lies in more '
                                  'places', 100, 20, 10**6)
+    contact: float = option("with world=push: share of the explorer's errands that lead through "
+                            'the block', 0.6, 0.0, 1.0)
     seed: int = option('of the drives, the supervised network and the probes', 0, 0, 2**31 - 1)
     ceiling_steps: int = option('steps of the supervised network; 0: none', 0, 0, 10**7)
+    taught_steps: int = option('steps in which the world model is told the true state before it '
+                               'trains by itself; 0: none', 0, 0, 10**7)
     probe_steps: int = option('training steps of the MLP probe, at most', 3000, 1, 10**7)

@@ -69,9 +69,12 @@ class Push(Arena):
         """The command (2,) of someone who knows the map: to `goal`, past the block."""
         return toward(self.position, _past(self.position, np.asarray(goal), self.block))
 
-    def explorer(self, rng: np.random.Generator) -> Explorer:
-        """A policy that goes everywhere and pushes the block about; commands (2,), m/s."""
-        return Steering(rng, _Errand(rng), lambda: None, purpose=0.75, patience=12)
+    def explorer(self, rng: np.random.Generator, contact: float = 0.6) -> Explorer:
+        """A policy that goes everywhere and pushes the block about; commands (2,), m/s.
+
+        `contact` in [0, 1] is the share of its errands that lead through the block.
+        """
+        return Steering(rng, _Errand(rng, contact), lambda: None, purpose=0.75, patience=12)
 
     def _advance(self, move: np.ndarray) -> None:
         low, high = self.radius, SIDE - self.radius
@@ -145,8 +148,8 @@ class Push(Arena):
 class _Errand:
     """Where an explorer heads: some place, or behind the block and then through it."""
 
-    def __init__(self, rng: np.random.Generator) -> None:
-        self._rng = rng
+    def __init__(self, rng: np.random.Generator, contact: float) -> None:
+        self._rng, self._contact = rng, contact
         self._goal: np.ndarray | None = None
         self._side: np.ndarray | None = None
 
@@ -169,7 +172,7 @@ class _Errand:
         return toward(here, self._goal) * speed
 
     def _begin(self) -> None:
-        if self._rng.uniform() < 0.4:
+        if self._rng.uniform() < 1 - self._contact:
             self._goal = self._rng.uniform(0.05, SIDE - 0.05, 2)
         else:
             angle = self._rng.uniform(-np.pi, np.pi)

@@ -14,8 +14,9 @@ from torch import nn
 from torch.nn import functional
 
 from lewm_core.bench.common import write_result
+from lewm_core.bench.taught import taught
 from lewm_core.checkpoint import load_checkpoint, read_metadata
-from lewm_core.config import ModelConfig
+from lewm_core.config import ModelConfig, default
 from lewm_core.data import Dataset
 from lewm_core.dataset_writer import DatasetWriter
 from lewm_core.encoders import build_encoder
@@ -24,10 +25,12 @@ from lewm_core.evaluate import encode_rows
 from lewm_core.evaluation.mlp import MlpProbe
 from lewm_core.evaluation.probes import fit_linear, targets
 from lewm_core.jobs import BenchAngleJob
+from lewm_core.model import WorldModel
 from lewm_core.paths import load_robot
 from lewm_core.probes import r_squared
 from lewm_core.robot import RobotSpec, StateField
 from lewm_core.train import train
+from lewm_core.types import UserError
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +50,9 @@ def run(job: BenchAngleJob, overrides: list[str]) -> int:
     which it could only learn by heart), a world model is trained, and ridge and MLP probes read
     the state out of its latents. Fitted on train, stopped by validation, R² on test episodes.
     """
+    if job.world != 'push' and job.contact != default(BenchAngleJob, 'contact'):
+        raise UserError(f'contact={job.contact:g} is asked of world={job.world!r}, but only the '
+                        'explorer of world=push has errands through its block')
     folder = job.output.with_suffix('')
     dataset = _drives(job, folder.parent).with_split(job.data)
     rows = {split: dataset.rows(split) for split in _SPLITS}
@@ -56,23 +62,39 @@ def run(job: BenchAngleJob, overrides: list[str]) -> int:
                                              for s, c in columns.items()}
     hidden = targets({_ANGLE: np.zeros(1)}, {_ANGLE}) if fold > 1 else ()
     seen = np.array([name not in hidden for name in names])
-    said: dict[str, np.ndarray] = {}
-    if job.ceiling_steps:
-        said['pictures'] = np.full(tables['test'].shape, np.nan)
-        said['pictures'][:, seen] = supervised(job, dataset, rows, {
-            split: values[:, seen] for split, values in tables.items()})
-    model, metrics = _trained(job, dataset, folder)
-    said |= _probed(job, {split: encode_rows(model, dataset, rows[split]) for split in _SPLITS},
-                    tables, seen)
+    said, metrics = _answers(job, dataset, rows, tables, seen, folder)
     found = {kind: {name: r_squared(tables['test'][:, i], values[:, i])
                     for i, name in enumerate(names) if np.isfinite(values[:, i]).all()}
              for kind, values in said.items()}
-    for kind, figures in found.items():
+    changed = changes(dataset, fold, job.model.frameskip)
+    for kind, figures in {**found, 'changed': changed}.items():
         print(f'{kind:9}', '  '.join(f'{k} {v:.3f}' for k, v in figures.items()), flush=True)
-    write_result(job.output, {'r2': found, 'settings': overrides, 'metrics': metrics,
-                              'frames': {k: len(v) for k, v in rows.items()}})
+    write_result(job.output, {'r2': found, 'changed': changed, 'settings': overrides,
+                              'metrics': metrics, 'frames': {k: len(v) for k, v in rows.items()}})
     print(job.output)
     return 0
+
+
+def _answers(job: BenchAngleJob, dataset: Dataset, rows: dict[str, np.ndarray],
+             tables: dict[str, np.ndarray], seen: np.ndarray, folder: Path
+             ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The columns (N, M) of the test rows as each one asked says them, and what training noted.
+    """
+    said: dict[str, np.ndarray] = {}
+    shown = {split: values[:, seen] for split, values in tables.items()}
+    if job.ceiling_steps:
+        said['pictures'] = np.full(tables['test'].shape, np.nan)
+        said['pictures'][:, seen] = supervised(job, dataset, rows, shown)
+
+    def probed(model: WorldModel) -> dict[str, np.ndarray]:
+        return _probed(job, {split: encode_rows(model, dataset, rows[split])
+                             for split in _SPLITS}, tables, seen)
+
+    if job.taught_steps:
+        job, before = _begun(job, dataset, rows['train'], shown['train'], folder)
+        said |= {f'taught {kind}': values for kind, values in probed(before).items()}
+    model, metrics = _trained(job, dataset, folder)
+    return {**said, **probed(model)}, metrics
 
 
 def _probed(job: BenchAngleJob, latents: dict[str, np.ndarray], tables: dict[str, np.ndarray],
@@ -100,6 +122,18 @@ def table(dataset: Dataset, rows: np.ndarray, fold: int) -> dict[str, np.ndarray
     states = {name: values[rows] for name, values in dataset.states.items()}
     folded = {} if fold == 1 else {f'{fold} {_ANGLE}': fold * states[_ANGLE]}
     return targets({**states, **folded}, {_ANGLE, *folded})
+
+
+def changes(dataset: Dataset, fold: int, frameskip: int) -> dict[str, float]:
+    """How much of each column is another a block later, as a share of its variance.
+
+    The mean squared change over the training episodes: what a predictor would get wrong that
+    knows no better than that nothing moves. 2 for what is drawn anew each time.
+    """
+    starts = dataset.windows('train', 2, frameskip)
+    before, after = (table(dataset, rows, fold) for rows in (starts, starts + frameskip))
+    return {name: float(np.square(after[name] - values).mean() / values.var())
+            for name, values in before.items()}
 
 
 def supervised(job: BenchAngleJob, dataset: Dataset, rows: dict[str, np.ndarray],
@@ -165,19 +199,32 @@ def _trained(job: BenchAngleJob, dataset: Dataset, folder: Path) -> tuple[Any, d
         key: kept['evaluation']['latent'][key] for key in ('std_min', 'effective_rank')}
 
 
+def _begun(job: BenchAngleJob, dataset: Dataset, rows: np.ndarray, columns: np.ndarray,
+           folder: Path) -> tuple[BenchAngleJob, WorldModel]:
+    """The job that goes on from a world model that was told the truth, and that model."""
+    path = folder.with_name(f'{folder.name}_taught') / 'model.safetensors'
+    if job.overwrite or not path.exists():
+        taught(job, dataset, rows, columns, path)
+    return (dataclasses.replace(job, train=dataclasses.replace(job.train, init=str(path))),
+            load_checkpoint(path).model)
+
+
 def _drives(job: BenchAngleJob, folder: Path) -> Dataset:
     """Drives of the world's explorer, `job.frames` frames, the angle beside the other states."""
-    path = folder / (f'{job.world}_{job.model.image_size}_{job.frames}_of_{job.episode_frames}'
-                     f'_seed{job.seed}.h5')
+    usual = job.contact == default(BenchAngleJob, 'contact')
+    contact = '' if usual else f'_contact{job.contact:g}'
+    path = folder / (f'{job.world}{contact}_{job.model.image_size}_{job.frames}_of_'
+                     f'{job.episode_frames}_seed{job.seed}.h5')
     if path.exists():
         return Dataset.open(path)
     begun, spec = time.perf_counter(), _spec(job.world, job.model)
     world, rng = make_world(spec.name, job.model.image_size), np.random.default_rng(job.seed)
+    how = {'contact': job.contact} if job.world == 'push' else {}
     move = getattr(world, 'advance', world.step)  # without the picture, where a world can
     with DatasetWriter(path, spec, job.data) as writer:
         for episode in range(job.frames // job.episode_frames):
             world.reset(seed=int(rng.integers(2**31)))
-            explore, pixels, actions, states = world.explorer(rng), [], [], []
+            explore, pixels, actions, states = world.explorer(rng, **how), [], [], []
             for _ in range(job.episode_frames):
                 pixels.append(world.render())
                 states.append(world.state())

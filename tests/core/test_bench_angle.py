@@ -4,10 +4,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
-from lewm_core.bench.angle import table
+from lewm_core.bench.angle import changes, table
+from lewm_core.checkpoint import load_checkpoint
 from lewm_core.cli import main
 from lewm_core.data import Dataset
+from lewm_core.model import WorldModel
 
 
 @pytest.fixture(scope='module')
@@ -60,3 +63,43 @@ def test_drives_and_trainings_are_not_made_twice(bench, monkeypatch, capsys):
     assert main(bench[1]) == 0
     assert json.loads((bench[0] / 'toy.json').read_text())['r2'] == before
     assert 'linear    x ' in capsys.readouterr().out
+
+
+def test_what_moves_more_in_a_block_changes_more_and_what_rests_not_at_all(bench):
+    drives = Dataset.open(bench[0] / 'push_64_1000_of_100_seed0.h5')
+    found = changes(drives, 4, 5)
+    assert 0 < found['sin block_angle'] < found['sin 4 block_angle'] < 2
+    assert found['block_x'] < found['x']
+    assert changes(drives, 4, 1)['sin 4 block_angle'] < found['sin 4 block_angle']
+    drives.states['x'][:] = 3 + np.repeat(np.arange(10), 100)  # another place in each drive
+    assert changes(drives, 4, 5)['x'] == 0
+
+
+def test_drives_with_another_share_of_contact_are_drives_of_their_own(tmp_path, bench):
+    words = [f'output={tmp_path / "calm.json"}' if w.startswith('output') else w
+             for w in bench[1]] + ['contact=0']
+    assert main(words) == 0
+    calm = Dataset.open(tmp_path / 'push_contact0_64_1000_of_100_seed0.h5')
+    usual = Dataset.open(bench[0] / 'push_64_1000_of_100_seed0.h5')
+    assert not np.array_equal(calm.action, usual.action, equal_nan=True)
+
+
+def test_contact_is_refused_where_no_explorer_knows_it(capsys):
+    assert main(['bench', 'angle', 'world=pusht', 'contact=0.1']) == 1
+    assert 'only the explorer of world=push' in ' '.join(capsys.readouterr().err.split())
+
+
+def test_a_model_that_was_told_the_truth_is_probed_before_and_after_its_own_training(
+        tmp_path, bench):
+    words = [f'output={tmp_path / "told.json"}' if w.startswith('output') else w
+             for w in bench[1]] + ['taught_steps=2']
+    assert main(words) == 0
+    found = json.loads((tmp_path / 'told.json').read_text())
+    assert set(found['r2']) == {'pictures', 'taught linear', 'taught mlp', 'linear', 'mlp'}
+    begun = load_checkpoint(tmp_path / 'told_taught' / 'model.safetensors').model
+    after = load_checkpoint(tmp_path / 'told' / 'last.safetensors')
+    assert after.train.init == str(tmp_path / 'told_taught' / 'model.safetensors')
+    torch.manual_seed(0)
+    fresh = WorldModel(begun.config, begun.spec)
+    assert torch.equal(begun.predictor.pos_embedding, fresh.predictor.pos_embedding)
+    assert not torch.equal(begun.encoder.net[0].weight, fresh.encoder.net[0].weight)

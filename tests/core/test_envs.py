@@ -146,6 +146,20 @@ def test_a_pushed_block_moves_turns_and_stays_on_the_table():
         assert (world.block > 0.17).all() and (world.block < 0.83).all()
 
 
+def test_an_explorer_with_fewer_errands_through_the_block_moves_it_less():
+    moved = {}
+    for contact in (0.0, 1.0):
+        world, rng = Push(), np.random.default_rng(0)
+        explore, moved[contact] = world.explorer(rng, contact), 0
+        for tick in range(2000):
+            if tick % 100 == 0:
+                world.reset(seed=tick)
+            before = world.block
+            world.advance(explore(world.state()))
+            moved[contact] += not np.array_equal(before, world.block)
+    assert 0 < moved[0.0] < moved[1.0] / 2
+
+
 @WORLDS
 def test_the_picture_shows_moves_smaller_than_a_pixel(world):
     world.reset(seed=0)
