@@ -7,37 +7,38 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from lewm_core import cusum as lasting
 from lewm_core.config import SurpriseConfig, check
-from lewm_core.tails import ParetoTail, peaks
+from lewm_core.peaks import Peaks
+from lewm_core.tails import ParetoTail
 from lewm_core.types import UserError
 
 log = logging.getLogger(__name__)
 
 MIN_BLOCKS = 30
-_MIN_EXCEEDANCES = 10
 _KEEP, _KEEP_TOP = 2000, 1000
-# Beyond what was seen a promise is to be kept by three calibrations of four, not by their mean.
-_CONFIDENCE = 0.75
-_TAIL_PEAKS = 500  # more of them fit no better, and reach too far into the bulk
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What ordinary driving looks like to the model, and the threshold that follows from it.
+    """What ordinary driving looks like to the model, and the thresholds that follow from it.
 
-    An alarm is one cluster: exceedances of `threshold` at most `cluster_blocks` apart. Alarms
-    come at most about `promised_per_hour` times an hour in driving like that of the calibration;
-    `extrapolated` says that fewer than one was expected in its `hours`, so that the rate rests on
-    the Pareto tail of shape `tail_shape` and scale `tail_scale` fitted to `tail_peaks` declustered
-    peaks above `tail_from`. `scores` are those of the `blocks` blocks, sorted, thinned evenly
-    below the highest thousand; `peaks` the highest declustered ones. `note` is empty, or says in
-    a sentence why the threshold means little. `scoring` names the model and the score that
-    they are of (see `lewm_core.uncertainty.scoring`); '' where nobody said.
+    An alarm is one cluster: exceedances of `threshold` at most `cluster_blocks` apart, or of
+    `cusum_threshold` by the sum of what lasts (see `lewm_core.cusum`), whose peaks are `cusum`;
+    None where it was calibrated before there was such a sum, and then there is one threshold.
+    Alarms come at most about `promised_per_hour` times an hour in driving like that of the
+    calibration; `extrapolated` says that fewer than one of either kind was expected in its
+    `hours`, so that the rate rests on the Pareto tail, of shape `tail_shape` and scale
+    `tail_scale`, fitted to `tail_peaks` declustered peaks above `tail_from`. `scores` are those
+    of the `blocks` blocks, sorted, thinned evenly below the highest thousand; `peaks` the highest
+    declustered ones. `note` is empty, or says in a sentence why the threshold means little.
+    `scoring` names the model and the score that they are of (see
+    `lewm_core.uncertainty.scoring`); '' where nobody said.
     """
 
     promised_per_hour: float
@@ -55,6 +56,8 @@ class Calibration:
     peaks: tuple[float, ...]
     note: str = ''
     scoring: str = ''
+    cusum: Peaks | None = None
+    cusum_threshold: float = math.inf
 
     def p_value(self, score: float) -> float:
         """The conformal p-value in (0, 1] of `score` among the calibration's scores.
@@ -63,50 +66,64 @@ class Calibration:
         a p-value at or below p comes with probability p at most. Above the highest score, where
         that formula stays at 1 / (1 + scores), the Pareto tail takes it further down.
         """
-        if not math.isfinite(score):
-            return math.nan
-        below = int(np.searchsorted(self._sorted, score, side='left'))
+        return float(self.p_values(np.array([score]))[0])
+
+    def p_values(self, scores: np.ndarray) -> np.ndarray:
+        """The p-values (N,) of scores (N,), NaN of those that are not finite."""
+        below = np.searchsorted(self._sorted, scores, side='left')
         # Between two kept scores, as many as could lie there are taken to be higher.
-        reached = 0 if below == 0 else int(_kept(self.blocks)[below - 1]) + 1
-        p_value = (1 + self.blocks - reached) / (1 + self.blocks)
-        top = self.scores[-1]
-        if score > top > self.tail_from:
-            tail = self._tail
-            p_value *= tail.survival(score - self.tail_from) / tail.survival(top - self.tail_from)
-        return max(p_value, 5e-324)
+        reached = np.where(below == 0, 0, _kept(self.blocks)[below - 1] + 1)
+        found = (1 + self.blocks - reached) / (1 + self.blocks)
+        top, tail = self.scores[-1], self._tail
+        if tail is not None and top > self.tail_from:
+            for i in np.flatnonzero(scores > top):
+                found[i] *= (tail.survival(scores[i] - self.tail_from)
+                             / tail.survival(top - self.tail_from))
+        return np.where(np.isfinite(scores), np.maximum(found, 5e-324), np.nan)
 
     def promising(self, config: SurpriseConfig) -> Calibration:
-        """This calibration with the threshold for another promise.
+        """This calibration with the thresholds for another promise.
 
         Raises UserError when the data cannot support it and `config.extrapolate` is false.
         """
-        extrapolated = _extrapolated(config, self.hours)
-        return dataclasses.replace(self, promised_per_hour=config.promised_per_hour,
-                                   threshold=self._threshold(config.promised_per_hour),
-                                   extrapolated=extrapolated)
+        promised, share = config.promised_per_hour, lasting.SHARE if self.cusum else 0.0
+        extrapolated = _extrapolated(config, self.hours, share or 1.0)
+        return dataclasses.replace(
+            self, promised_per_hour=promised, extrapolated=extrapolated,
+            threshold=self._threshold((1 - share) * promised),
+            cusum_threshold=self._cusum_threshold(share * promised))
 
     def at_rate(self, promised_per_hour: float) -> Calibration:
         """This calibration at another rate, extrapolated where the data can't show it."""
         config = SurpriseConfig(promised_per_hour, extrapolate=True)
         return self.promising(config)
 
-    def _threshold(self, promised_per_hour: float) -> float:
-        expected = promised_per_hour * self.hours
-        if not self.tail_peaks:
-            # Nothing varied, so nothing says how much is ordinary: twice the highest score, and
-            # above the rounding errors of a score of nothing but zeros.
-            return max(2 * self.scores[-1], 1e-12)
-        # Of exchangeable drives the next has a peak above the k-th highest of this one k times at
-        # most in its mean (Vovk et al. 2005): as far as it reaches, no tail may promise more.
-        shown = self.peaks[min(int(expected), len(self.peaks)) - 1] if expected >= 1 else -math.inf
-        if expected >= self.tail_peaks:
-            return shown
-        beyond = self._tail.sure_level(expected / self.tail_peaks, _CONFIDENCE)
-        return max(shown, self.tail_from + beyond)
+    def by_score_alone(self) -> Calibration:
+        """This calibration without the sum of what lasts, the whole promise for single blocks."""
+        return dataclasses.replace(self, cusum=None).at_rate(self.promised_per_hour)
+
+    def sums(self, scores: np.ndarray) -> np.ndarray:
+        """The sums (N,) of what lasts, of one episode's scores (N,), as the monitor has them."""
+        return lasting.cusum(self.p_values(scores), self.cusum_threshold + lasting.CAP)
+
+    def _threshold(self, per_hour: float) -> float:
+        level = self._peaks.level(per_hour)
+        # Nothing varied, so nothing says how much is ordinary: twice the highest score, and
+        # above the rounding errors of a score of nothing but zeros.
+        return max(2 * self.scores[-1], 1e-12) if level is None else level
+
+    def _cusum_threshold(self, per_hour: float) -> float:
+        if self.cusum is None:
+            return math.inf
+        return max(lasting.LEAST, self.cusum.level(per_hour) or 0.0)
 
     @property
-    def _tail(self) -> ParetoTail:
-        return _fit(self.peaks[:self.tail_peaks], self.tail_from)
+    def _peaks(self) -> Peaks:
+        return Peaks(self.hours, self.cluster_blocks, self.tail_from, self.tail_peaks, self.peaks)
+
+    @property
+    def _tail(self) -> ParetoTail | None:
+        return self._peaks.tail
 
     @cached_property
     def _sorted(self) -> np.ndarray:
@@ -114,18 +131,24 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """The calibration as a plain tree for JSON."""
+        finite = None if math.isinf(self.cusum_threshold) else self.cusum_threshold
         return {**dataclasses.asdict(self), 'scores': list(self.scores),
-                'peaks': list(self.peaks)}
+                'peaks': list(self.peaks), 'cusum_threshold': finite,
+                'cusum': None if self.cusum is None else self.cusum.to_dict()}
 
     @classmethod
     def from_dict(cls, tree: dict[str, Any]) -> Calibration:
         """The calibration in `tree`; raises UserError on missing or unknown keys."""
+        later = {'scoring', 'cusum', 'cusum_threshold'}  # the first had none of them
         known = {f.name for f in dataclasses.fields(cls)}
-        if not isinstance(tree, dict) or set(tree) | {'scoring'} != known:  # the first had none
+        if not isinstance(tree, dict) or set(tree) | later != known:
             odd = sorted(known ^ set(tree)) if isinstance(tree, dict) else tree
             raise UserError(f'the surprise calibration has missing or unknown keys {odd!r}, but '
                             f'{sorted(known)} are expected; recalibrate with this version')
-        return cls(**{**tree, 'scores': tuple(tree['scores']), 'peaks': tuple(tree['peaks'])})
+        sums, level = tree.get('cusum'), tree.get('cusum_threshold')
+        return cls(**{**tree, 'scores': tuple(tree['scores']), 'peaks': tuple(tree['peaks']),
+                      'cusum': None if sums is None else Peaks.from_dict(sums),
+                      'cusum_threshold': math.inf if level is None else level})
 
 
 def calibrate(episodes: Sequence[np.ndarray], block_s: float, config: SurpriseConfig,
@@ -139,6 +162,27 @@ def calibrate(episodes: Sequence[np.ndarray], block_s: float, config: SurpriseCo
     check(config)
     series = [np.asarray(e, dtype=np.float64).reshape(-1) for e in episodes]
     scores = np.concatenate(series) if series else np.zeros(0)
+    _check_scores(scores, block_s)
+    hours = len(scores) * block_s / 3600
+    _extrapolated(config, hours, lasting.SHARE)
+    found = Peaks.of(series, hours, config.cluster_blocks, config.tail)
+    scores, tail = np.sort(scores), found.tail
+    note = '' if tail else ('the highest scores are all equal, so nothing shows how much an '
+                            'ordinary score varies; the threshold is twice the highest')
+    if note:
+        log.warning('surprise: %s (%g); the model may have collapsed', note, scores[-1])
+    calibration = Calibration(
+        config.promised_per_hour, math.nan, False, len(scores), hours, block_s,
+        config.cluster_blocks, tail.shape if tail else 0.0, tail.scale if tail else 0.0,
+        found.start, found.above, tuple(scores[_kept(len(scores))].tolist()), found.highest, note,
+        scoring)
+    sums = Peaks.of([calibration.sums(s) for s in series], hours,
+                    max(config.cluster_blocks, lasting.APART), config.tail)
+    return dataclasses.replace(calibration, cusum=sums).promising(config)
+
+
+def _check_scores(scores: np.ndarray, block_s: float) -> None:
+    """Nothing; raises UserError where the scores (N,) are too few, or one isn't finite."""
     if len(scores) < MIN_BLOCKS:
         raise UserError(f'{len(scores)} blocks of ordinary driving were scored, but at least '
                         f'{MIN_BLOCKS} ({MIN_BLOCKS * block_s:g} s in episodes of two blocks or '
@@ -148,43 +192,21 @@ def calibrate(episodes: Sequence[np.ndarray], block_s: float, config: SurpriseCo
         raise UserError(f'{len(bad)} of {len(scores)} surprise scores are not finite, the first '
                         f'{scores[bad[0]]} at block {bad[0]}, but finite ones are expected; the '
                         'weights have diverged: train again')
-    hours = len(scores) * block_s / 3600
-    extrapolated = _extrapolated(config, hours)
-    scores = np.sort(scores)
-    found = np.sort(np.concatenate([peaks(s, config.cluster_blocks) for s in series]))[::-1]
-    share = max(config.tail, _MIN_EXCEEDANCES / len(scores))
-    start = float(np.quantile(scores, 1 - share))
-    if len(found) > _TAIL_PEAKS:
-        start = max(start, float(found[_TAIL_PEAKS]))
-    above = int((found > start).sum())
-    highest = tuple(found[:_KEEP].tolist())
-    tail = _fit(highest[:above], start) if above else None
-    note = '' if tail else ('the highest scores are all equal, so nothing shows how much an '
-                            'ordinary score varies; the threshold is twice the highest')
-    if note:
-        log.warning('surprise: %s (%g); the model may have collapsed', note, scores[-1])
-    calibration = Calibration(
-        config.promised_per_hour, math.nan, extrapolated, len(scores), hours, block_s,
-        config.cluster_blocks, tail.shape if tail else 0.0, tail.scale if tail else 0.0, start,
-        above, tuple(scores[_kept(len(scores))].tolist()), highest, note,
-        scoring)
-    return calibration.promising(config)
 
 
-@lru_cache(maxsize=8)
-def _fit(highest: tuple[float, ...], start: float) -> ParetoTail:
-    return ParetoTail.fit(np.array(highest) - start)
+def _extrapolated(config: SurpriseConfig, hours: float, share: float) -> bool:
+    """Whether a `share` of the promise is rarer than once in `hours`.
 
-
-def _extrapolated(config: SurpriseConfig, hours: float) -> bool:
-    """Whether the promise is rarer than once in `hours`; raises UserError where that's refused."""
+    Raises UserError where `config.extrapolate` refuses that.
+    """
     promised = config.promised_per_hour
-    if promised * hours >= 1:
+    if promised * share * hours >= 1:
         return False
     if not config.extrapolate:
         raise UserError(f'promised_per_hour={promised:g} cannot be shown by {_rounded(60 * hours)}'
-                        f' minutes of ordinary driving; drive {_rounded(60 / promised)} minutes, '
-                        f'promise {_rounded(1 / hours)} an hour or more, or set extrapolate=true')
+                        f' minutes of ordinary driving; drive {_rounded(60 / promised / share)} '
+                        f'minutes, promise {_rounded(1 / hours / share)} an hour or more, or set '
+                        'extrapolate=true')
     return True
 
 

@@ -124,6 +124,8 @@ def _evaluation(tree: dict[str, Any]) -> list[str]:
 def _calibration(tree: dict[str, Any]) -> str:
     text = (f'{tree["promised_per_hour"]:g} false alarms an hour promised, threshold '
             f'{tree["threshold"]:.4g}, from {tree["blocks"]:,} blocks ({tree["hours"]:.2f} hours)')
+    if tree.get('cusum_threshold') is not None:
+        text += f', {tree["cusum_threshold"]:.3g} for the sum of what lasts'
     return text + (', extrapolated by the Pareto tail' if tree.get('extrapolated') else '')
 
 

@@ -9,6 +9,7 @@ from collections import deque
 import numpy as np
 import torch
 
+from lewm_core.alarm import Alarm
 from lewm_core.calibration import Calibration, calibrate
 from lewm_core.checkpoint import Checkpoint
 from lewm_core.config import SurpriseConfig, check
@@ -55,7 +56,7 @@ class SurpriseMonitor:
         check(self.config)
         self.spec, self.frameskip = checkpoint.spec, checkpoint.model.config.frameskip
         self.block_s = self.frameskip * self.spec.tick_s
-        self.calibration: Calibration | None = None
+        self._alarm: Alarm | None = None
         self.latency_s = float('nan')
         self._model, self._device = checkpoint.model.to(device).eval(), torch.device(device)
         self._history = self._model.history
@@ -70,8 +71,13 @@ class SurpriseMonitor:
                 log.warning('cluster_blocks=%d takes effect with the next recalibration; until '
                             'then it is %d, as calibrated', self.config.cluster_blocks,
                             kept.cluster_blocks)
-            self.calibration = kept.promising(self.config)
+            self._alarm = Alarm(kept.promising(self.config))
         self.reset()
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What is in force; None: there are scores, and no alarms."""
+        return None if self._alarm is None else self._alarm.calibration
 
     @property
     def wants_frame(self) -> bool:
@@ -88,7 +94,8 @@ class SurpriseMonitor:
         self._latents: list[torch.Tensor] = []
         self._blocks: list[np.ndarray] = []
         self._block: list[np.ndarray] = []
-        self._since_exceedance: int | None = None
+        if self._alarm is not None:
+            self._alarm.reset()
         self._since_alarm: list[float] | None = None
         self._episode += 1
 
@@ -145,10 +152,10 @@ class SurpriseMonitor:
         numbers = np.array([episode for episode, _ in self._seen], dtype=np.int64)
         scores = np.array([score for _, score in self._seen], dtype=np.float64)
         cuts = np.flatnonzero(np.diff(numbers)) + 1
-        self.calibration = calibrate(np.split(scores, cuts), self.block_s, config,
-                                     self._scoring)
+        self._alarm = Alarm(calibrate(np.split(scores, cuts), self.block_s, config,
+                                      self._scoring))
         self.config = config
-        return self.calibration
+        return self._alarm.calibration
 
     def _check_scoring(self, kept: Calibration, expects: bool) -> None:
         """Nothing; raises UserError on a calibration whose scores another model gave."""
@@ -209,24 +216,23 @@ class SurpriseMonitor:
 
     def _judge(self, stamp_ns: int, score: float) -> Surprise:
         self._seen.append((self._episode, score))
-        calibration = self.calibration
-        if calibration is None:
+        if self._alarm is None:
             return Surprise(stamp_ns, score, float('nan'), float('nan'), False, False)
-        if self._since_exceedance is not None:
-            self._since_exceedance += 1
-        exceeds = score > calibration.threshold
-        alarm = exceeds and (self._since_exceedance is None
-                             or self._since_exceedance > calibration.cluster_blocks)
-        if exceeds:
-            self._since_exceedance = 0
-        p_value = calibration.p_value(score)
-        return Surprise(stamp_ns, score, p_value, calibration.threshold, exceeds, alarm,
-                        self._told(alarm, p_value))
+        state, calibration = self._alarm, self._alarm.calibration
+        alarm = state.judge(score)
+        return Surprise(stamp_ns, score, state.p_value, calibration.threshold, state.exceeds,
+                        alarm, self._told(alarm, state.p_value, state.lasts), state.sum,
+                        calibration.cusum_threshold)
 
-    def _told(self, alarm: bool, p_value: float) -> str:
-        """What an alarm was, once enough blocks have come after it; '' until then."""
+    def _told(self, alarm: bool, p_value: float, lasts: bool) -> str:
+        """What an alarm was, at once where it lasts already, else some blocks after; else ''."""
+        if self._since_alarm is None and not alarm:
+            return ''
+        if lasts:
+            self._since_alarm = None
+            return 'shift'
         if self._since_alarm is None:
-            self._since_alarm = [] if alarm else None
+            self._since_alarm = []
             return ''
         # A second alarm while the first is looked at is what came of it.
         self._since_alarm.append(p_value)

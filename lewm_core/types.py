@@ -52,11 +52,12 @@ class Surprise:
     `score` is the squared latent error ‖ẑ − z‖², whitened and over what was to be expected where
     the checkpoint knows that (see lewm_core/uncertainty.py: then it is about 1 in ordinary
     driving), else its mean over dimensions, `p_value` the conformal p-value in (0, 1] of that
-    score among ordinary driving, `threshold` the score above which the
-    block counts as an exceedance, and `alarm` is true on the first block of a cluster of
-    exceedances. Without a calibration `p_value` and `threshold` are NaN and `alarm` is False.
-    `kind` is '' but on the block where the last alarm can be told: 'jump' when it was over at
-    once, 'shift' when it stayed.
+    score among ordinary driving, `cusum` the sum of such surprises that lasts (0 or little in
+    ordinary driving, see lewm_core/cusum.py). The block counts as an exceedance when `score` is
+    above `threshold` or `cusum` above `cusum_threshold`, and `alarm` is true on the first block
+    of a cluster of exceedances. Without a calibration all but `score` are NaN or False; with one
+    from before there was a sum, `cusum_threshold` is infinite. `kind` is '' but on the block
+    where the last alarm can be told: 'jump' when it was over at once, 'shift' when it stayed.
     """
 
     stamp_ns: int
@@ -66,3 +67,5 @@ class Surprise:
     exceeds: bool
     alarm: bool
     kind: str = ''
+    cusum: float = float('nan')
+    cusum_threshold: float = float('nan')

@@ -40,8 +40,8 @@ def save_calibration(calibration: Any, path: str, checkpoint: str) -> str:
 def describe(calibration: Any) -> str:
     """What the calibration rests on and what it promises."""
     text = (f'calibrated on {calibration.blocks} blocks ({calibration.hours:.3g} h): threshold '
-            f'{calibration.threshold:.4g} for {calibration.promised_per_hour:g} false alarms an '
-            'hour')
+            f'{calibration.threshold:.4g}, and {calibration.cusum_threshold:.3g} for the sum of '
+            f'what lasts, for {calibration.promised_per_hour:g} false alarms an hour')
     if calibration.extrapolated:
         text += ', extrapolated from the tail'
     return f'{text} ({calibration.note})' if calibration.note else text

@@ -134,8 +134,9 @@ def _drive(run: Run, name: str, frames: int, seed: int, **parameters: Any) -> No
 
 
 def _score(values: dict[str, Any]) -> dict[str, Any]:
-    return {'stamp_ns': values['stamp_ns'], 'score': float(values['score']),
-            'threshold': float(values['threshold']), 'exceeds': values['exceeds'] == 'true',
+    score, threshold = float(values['score']), float(values['threshold'])
+    return {'stamp_ns': values['stamp_ns'], 'score': score, 'threshold': threshold,
+            'jumped': score > threshold, 'exceeds': values['exceeds'] == 'true',
             'alarm': values['alarm'] == 'true'}
 
 
@@ -148,8 +149,11 @@ def _surprise(run: Run, quiet_s: float, block_s: float) -> dict[str, Any]:
     alarms = sum(s['alarm'] for s in normal)
     low, high = poisson_interval(alarms, hours)
     quiet_scores = np.array([s['score'] for s in normal])
-    delays = {kind: [_delay(scores, stamp, block_s) for stamp, k in events if k == kind]
-              for kind in ('teleport', 'colour')}
+    # A teleport is seen at once or never; a colour lasts, and may take as long to be noticed. That
+    # the sum is still high from a colour before is no detection of a teleport.
+    lasts = int(EVENT_GAP_TICKS / run.spec.rate_hz / block_s)
+    delays = {kind: [_delay(scores, stamp, block_s, *how) for stamp, k in events if k == kind]
+              for kind, how in (('teleport', ('jumped', 2)), ('colour', ('exceeds', lasts)))}
     found = {kind: [d for d in each if d is not None] for kind, each in delays.items()}
     first = {kind: np.array([_block_of(scores, stamp)['score'] for stamp, k in events
                              if k == kind]) for kind in delays}
@@ -169,11 +173,18 @@ def _block_of(scores: list[dict[str, Any]], stamp_ns: int) -> dict[str, Any]:
     return next(s for s in scores if s['stamp_ns'] >= stamp_ns)
 
 
-def _delay(scores: list[dict[str, Any]], stamp_ns: int, block_s: float) -> int | None:
-    """Blocks from an event to its detection: 1 in the block it falls into, None beyond two."""
+def _delay(scores: list[dict[str, Any]], stamp_ns: int, block_s: float, sign: str, within: int
+           ) -> int | None:
+    """Blocks from an event to its detection: 1 in the block it falls into, None after `within`.
+
+    `sign` is what says it: 'jumped' (the score is above its threshold) or 'exceeds' (or the sum,
+    unless that was high before).
+    """
     block_ns = round(1e9 * block_s)
+    if any(s['exceeds'] for s in scores if 0 < stamp_ns - s['stamp_ns'] <= block_ns):
+        sign = 'jumped'
     for score in scores:
         blocks = (score['stamp_ns'] - stamp_ns) // block_ns + 1
-        if score['stamp_ns'] >= stamp_ns and blocks <= 2 and score['exceeds']:
+        if score['stamp_ns'] >= stamp_ns and blocks <= within and score[sign]:
             return blocks
     return None

@@ -263,7 +263,9 @@ class SurpriseNode(ManagedNode):
             values.update(late=self._builder.late, skipped=self._builder.skipped,
                           timeouts=self._builder.timeouts, lag_s=self._lag_s)
         if calibration is not None:
-            values.update(threshold=calibration.threshold, calibration_hours=calibration.hours,
+            values.update(threshold=calibration.threshold,
+                          cusum_threshold=calibration.cusum_threshold,
+                          calibration_hours=calibration.hours,
                           promised_per_hour=calibration.promised_per_hour,
                           extrapolated=calibration.extrapolated)
         return (*self._state(calibration), values)

@@ -54,14 +54,18 @@ class SurpriseTopics:
     def _describe(self, surprise: Surprise) -> DiagnosticArray:
         """One status: its stamp is the image's, its numbers are exact."""
         level, sentence = OK, 'as expected'
-        if surprise.alarm:
+        if surprise.alarm and surprise.score > surprise.threshold:
             level, sentence = ERROR, 'alarm: this is not what the model expects'
+        elif surprise.alarm:
+            level, sentence = ERROR, 'alarm: for a while it has not been what the model expects'
         elif surprise.exceeds:
             level, sentence = WARN, 'still not what the model expects'
         values: dict[str, Any] = {
             'score': repr(float(surprise.score)), 'p_value': repr(float(surprise.p_value)),
-            'threshold': repr(float(surprise.threshold)), 'exceeds': _word(surprise.exceeds),
-            'alarm': _word(surprise.alarm)}
+            'threshold': repr(float(surprise.threshold)), 'cusum': repr(float(surprise.cusum)),
+            'cusum_threshold': repr(float(surprise.cusum_threshold)),
+            'exceeds': _word(surprise.exceeds), 'alarm': _word(surprise.alarm),
+            'kind': surprise.kind}
         stamp = Time()
         set_stamp(stamp, surprise.stamp_ns)
         return diagnostic_array(stamp, self._name, level, sentence, values)

@@ -22,7 +22,8 @@ from lewm_core.tails import auroc
 log = logging.getLogger(__name__)
 
 RATES = (1.0, 6.0)
-_WAYS = {'expected': 'By the whitened error over what was to be expected',
+_WAYS = {'monitor': 'By the score and by the sum of what lasts, as the monitor raises its alarms',
+         'expected': 'By the score alone: the whitened error over what was to be expected',
          'whitened': 'By the error whitened: by the covariance of errors on training episodes',
          'plain': 'By the squared latent error'}
 _RESAMPLES = 200  # of ranks, which have no sums to resample
@@ -31,16 +32,16 @@ _RESAMPLES = 200  # of ranks, which have no sums to resample
 def measure(subject: Subject) -> dict[str, Any]:
     """Detection of each perturbation, jump or shift, and the false alarms beside the promise.
 
-    By each of `scores`, the monitor's first. The thresholds are calibrated on a fresh drive of
-    `calibration_minutes` where there is a world, else on the calibration episodes.
+    By the monitor, and by single blocks of each score alone. The thresholds are calibrated on a
+    fresh drive of `calibration_minutes` where there is a world, else on the calibration episodes.
     `perturbations` is None where nothing was calibrated or no trajectory is long enough.
     """
-    scores = ways(subject)
     driven, trials = promise.gather(subject), ordinary(subject)
     made = [] if trials is None else [
         outcome for outcome in outcomes(subject, trials, lambda name: log.info('  %s', name))
         if len(outcome.disturbed)]
-    found = {name: _by(score, subject, driven, made) for name, score in scores.items()}
+    found = {name: _by(score, subject, driven, made, name == 'monitor')
+             for name, score in ways(subject).items()}
     if trials is None:
         return found
     return {**found, 'fresh': trials.fresh, 'trajectories': len(trials.pixels),
@@ -51,55 +52,59 @@ def measure(subject: Subject) -> dict[str, Any]:
 def ways(subject: Subject) -> dict[str, Score]:
     """The scores that are compared: what each step of the monitor's adds to the squared error.
 
-    `expected`: over the error to be expected, as the monitor has it where the checkpoint has the
-    head; `whitened`: by the errors' covariance alone; `plain`: the squared latent error.
+    `monitor` and `expected`: over the error to be expected, where the checkpoint has the head;
+    `whitened`: by the errors' covariance alone; `plain`: the squared latent error. All but the
+    first raise alarms by single blocks alone.
     """
     head = subject.checkpoint.heads.get('uncertainty')
     if head is None:
-        return {'plain': plain}
-    return {'expected': head.score, 'whitened': lambda found: head.whitened(found.off),
-            'plain': plain}
+        return {'monitor': plain, 'plain': plain}
+    return {'monitor': head.score, 'expected': head.score,
+            'whitened': lambda found: head.whitened(found.off), 'plain': plain}
 
 
-def _by(score: Score, subject: Subject, driven: promise.Ordinary, made: list[Outcome]
-        ) -> dict[str, Any]:
-    """All figures by one score."""
-    kept = promise.measure(subject, driven, score)
+def _by(score: Score, subject: Subject, driven: promise.Ordinary, made: list[Outcome],
+        lasting: bool) -> dict[str, Any]:
+    """All figures by one score, and by what lasts of it."""
+    kept = promise.measure(subject, driven, score, lasting)
     calibration = kept.pop('calibration')
     found: dict[str, Any] = {'promise': kept, 'perturbations': None}
     if calibration is None or not made:
         return found
-    rows = [_row(outcome, score, calibration, subject) for outcome in made]
+    levels = {rate: calibration.at_rate(rate) for rate in RATES}
+    rows = [_row(outcome, score, levels, subject) for outcome in made]
     _holm(rows)
-    kinds = confusion([judged(outcome, score, calibration, subject.model.history)
+    kinds = confusion([judged(outcome, score, levels[6.0], subject.model.history)
                        for outcome in made])
     return {**found, 'perturbations': rows, 'kinds': kinds,
-            'thresholds': {f'{rate:g}': threshold(calibration, rate) for rate in RATES}}
+            'thresholds': {f'{rate:g}': at.threshold for rate, at in levels.items()}}
 
 
-def threshold(calibration: Calibration, rate: float) -> float:
-    """The score above which a block is an alarm, at `rate` false alarms an hour."""
-    return calibration.at_rate(rate).threshold
+def exceed(scores: np.ndarray, calibration: Calibration) -> np.ndarray:
+    """Whether each block (N, K) of N drives exceeds: by its score or by the sum of what lasts."""
+    lasts = [calibration.sums(drive) > calibration.cusum_threshold for drive in scores]
+    return (scores > calibration.threshold) | np.array(lasts)
 
 
-def _row(outcome: Outcome, by: Score, calibration: Calibration, subject: Subject
+def _row(outcome: Outcome, by: Score, levels: dict[float, Calibration], subject: Subject
          ) -> dict[str, Any]:
     """The figures of one perturbation; a trajectory is compared with itself, undisturbed."""
-    job, episode = subject.job, outcome.episode
+    job, episode, first = subject.job, outcome.episode, outcome.before
     score, control = by(outcome.disturbed), by(outcome.control)
+    over = {rate: [exceed(each, at)[:, first:] for each in (score, control)]
+            for rate, at in levels.items()}
+    score, control = score[:, first:], control[:, first:]
     ratio = np.log(np.maximum(score, 1e-30)) - np.log(np.maximum(control, 1e-30))
     row: dict[str, Any] = {'name': outcome.name, 'kind': outcome.kind, 'count': len(score)}
     for name, (hit, miss) in {'auroc': (score[:, 0], control[:, 0]),
                               'auroc_window': (score.max(1), control.max(1))}.items():
         row[name] = over_groups(episode, lambda at, h=hit, m=miss: auroc(h[at], m[at]),
                                 min(job.resamples, _RESAMPLES), job.seed).to_dict()
-    for rate in RATES:
-        level = threshold(calibration, rate)
-        over, false = score > level, control > level
+    for rate, (found, false) in over.items():
         row[f'at_{rate:g}'] = {
-            'first': share_of(over[:, 0], episode, job.resamples, job.seed).to_dict(),
-            'window': share_of(over.any(1), episode, job.resamples, job.seed).to_dict(),
-            'undisturbed': float(false.any(1).mean()), 'delay_blocks': delays(over)}
+            'first': share_of(found[:, 0], episode, job.resamples, job.seed).to_dict(),
+            'window': share_of(found.any(1), episode, job.resamples, job.seed).to_dict(),
+            'undisturbed': float(false.any(1).mean()), 'delay_blocks': delays(found)}
     row.update(effect(ratio[:, 0], episode, subject))
     row['decay'] = np.exp(np.median(ratio, axis=0))
     return row
@@ -143,11 +148,10 @@ def _holm(rows: list[dict[str, Any]]) -> None:
 
 
 def show(page: Page, found: dict[str, Any]) -> None:
-    """Nothing; adds the promise, the detection table, the decay and the kinds, by each score."""
+    """Nothing; adds the promise, the detection table, the decay and the kinds, each way."""
     for name, title in _WAYS.items():
         if name in found:
-            monitors = name == 'expected' or 'expected' not in found
-            page.text(title + (', as the monitor scores.' if monitors else '.'), 'good')
+            page.text(f'{title}.', 'good')
             promise.show(page, found[name]['promise'])
             _show(page, found, found[name])
 

@@ -14,8 +14,6 @@ from lewm_core.kinds import BLOCKS, kind, persistence, wait
 from lewm_core.residuals import Score
 from lewm_core.tails import auroc, wilson_interval
 
-_RATE = 6.0
-
 
 @dataclass(frozen=True)
 class Judged:
@@ -35,19 +33,25 @@ class Judged:
 def judged(outcome: Outcome, score: Score, calibration: Calibration, history: int) -> Judged:
     """What the kind of each alarm would have been said to be.
 
-    An alarm in the blocks that are too late to be judged within the window counts as missed.
+    An alarm that comes too late to be judged within the window counts as missed.
     """
-    level = calibration.at_rate(_RATE).threshold
-    scored = score(outcome.disturbed)
-    p_values = np.vectorize(calibration.p_value)(scored)
-    later, said = wait(history), []
-    for scores, p in zip(scored, p_values):
-        room = len(scores) - later - BLOCKS + 1
-        over = np.flatnonzero(scores[:max(room, 0)] > level)
-        first = int(over[0]) + later if len(over) else 0
-        said.append(kind(p[first:first + BLOCKS]) if len(over) else '')
-    lasting = np.array([persistence(p[later:later + BLOCKS]) for p in p_values])
-    return Judged(outcome.name, outcome.kind, said, lasting, outcome.episode, later + BLOCKS - 1)
+    at, later, said, lasting = calibration, wait(history), [], []
+    for scores in score(outcome.disturbed):
+        p = at.p_values(scores)[outcome.before:]
+        lasts = at.sums(scores)[outcome.before:] > at.cusum_threshold
+        over = np.flatnonzero(lasts | (scores[outcome.before:] > at.threshold))
+        said.append(_said(p, lasts, int(over[0]), later) if len(over) else '')
+        lasting.append(persistence(p[later:later + BLOCKS]))
+    return Judged(outcome.name, outcome.kind, said, np.array(lasting), outcome.episode,
+                  later + BLOCKS - 1)
+
+
+def _said(p_values: np.ndarray, lasts: np.ndarray, alarm: int, later: int) -> str:
+    """What the alarm of block `alarm` is said to be; '' where the window ends before that."""
+    end = alarm + later + BLOCKS
+    if lasts[alarm:end].any():
+        return 'shift'
+    return kind(p_values[alarm + later:end]) if end <= len(p_values) else ''
 
 
 def confusion(rows: list[Judged]) -> dict[str, Any]:

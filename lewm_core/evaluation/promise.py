@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from lewm_core.alarm import Alarm
 from lewm_core.calibration import Calibration, calibrate
 from lewm_core.evaluation.drives import ordinary_residuals
 from lewm_core.evaluation.subject import Subject
 from lewm_core.report import Page
 from lewm_core.residuals import Residuals, Score, dataset_residuals
-from lewm_core.tails import clusters, poisson_interval
+from lewm_core.tails import poisson_interval
 from lewm_core.types import UserError
 
 log = logging.getLogger(__name__)
@@ -52,14 +53,16 @@ def gather(subject: Subject) -> Ordinary:
     return Ordinary(calibration, ordinary_residuals(subject, job.hours, _WATCHED), True)
 
 
-def measure(subject: Subject, ordinary: Ordinary, score: Score) -> dict[str, Any]:
+def measure(subject: Subject, ordinary: Ordinary, score: Score, lasting: bool
+            ) -> dict[str, Any]:
     """Alarms that came at each promised rate, their ratio to the promise and its exact interval.
 
     One row for each calibration. The interval (Garwood) is over the alarms, the calibration taken
     as it is; how much that one matters is what the rows differ by. `calibration`: the first
-    drive's, else the split's, None when neither can be.
+    drive's, else the split's, None when neither can be. `lasting`: alarms by the sum of what
+    lasts as well, as the monitor has them; else by single blocks alone.
     """
-    calibrated = {name: _calibrate(subject, [score(drive) for drive in episodes])
+    calibrated = {name: _calibrate(subject, [score(drive) for drive in episodes], lasting)
                   for name, episodes in ordinary.calibration.items()}
     watched = [score(drive) for drive in ordinary.watched]
     hours = sum(map(len, watched)) * subject.block_s / 3600
@@ -73,9 +76,10 @@ def measure(subject: Subject, ordinary: Ordinary, score: Score) -> dict[str, Any
             if len(scores) else {}}
 
 
-def _calibrate(subject: Subject, scores: list[np.ndarray]) -> Calibration | None:
+def _calibrate(subject: Subject, scores: list[np.ndarray], lasting: bool) -> Calibration | None:
     try:
-        return calibrate(scores, subject.block_s, subject.checkpoint.surprise)
+        found = calibrate(scores, subject.block_s, subject.checkpoint.surprise)
+        return found if lasting else found.by_score_alone()
     except UserError as error:
         log.warning('no threshold: %s', error)
         return None
@@ -86,13 +90,21 @@ def _rows(name: str, calibration: Calibration, watched: list[np.ndarray], hours:
     found = []
     for rate in RATES if hours > 0 else ():
         at = calibration.at_rate(rate)
-        alarms = sum(clusters(scores > at.threshold, at.cluster_blocks) for scores in watched)
+        alarms = sum(alarms_in(scores, at) for scores in watched)
         low, high = poisson_interval(alarms, hours)
         found.append({'calibration': name, 'calibration_hours': calibration.hours,
                       'promised_per_hour': rate, 'extrapolated': at.extrapolated,
-                      'threshold': at.threshold, 'alarms': alarms, 'per_hour': alarms / hours,
+                      'threshold': at.threshold, 'cusum_threshold': at.cusum_threshold,
+                      'alarms': alarms, 'per_hour': alarms / hours,
                       'ratio': alarms / hours / rate, 'low': low / rate, 'high': high / rate})
     return found
+
+
+def alarms_in(scores: np.ndarray, calibration: Calibration) -> int:
+    """The number of alarms in one episode's scores (N,), as the monitor raises them."""
+    alarm = Alarm(calibration)
+    return sum(alarm.judge(score, p_value) for score, p_value in zip(
+        scores.tolist(), calibration.p_values(scores).tolist()))
 
 
 def show(page: Page, found: dict[str, Any]) -> None:

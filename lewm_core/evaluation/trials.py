@@ -37,9 +37,10 @@ class Trials:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The residuals (N, after) of N trajectories from the event on, with and without it.
+    """The residuals (N, before + after) of N trajectories, with and without what happened.
 
-    `episode` (N,) says which trajectories are of one episode.
+    Block `before` is the first that it touches; `episode` (N,) says which trajectories are of
+    one episode.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Outcome:
     disturbed: Residuals
     control: Residuals
     episode: np.ndarray
+    before: int
 
 
 def ordinary(subject: Subject) -> Trials | None:
@@ -76,7 +78,7 @@ def outcomes(subject: Subject, trials: Trials,
              note: Callable[[str], None] = lambda name: None) -> Iterator[Outcome]:
     """What each perturbation did, one after the other."""
     latents = encode_pixels(subject.model, trials.pixels)
-    control = _after(subject, trials, latents, trials.actions)
+    control = _scored(subject, trials, latents, trials.actions)
     rng = np.random.default_rng([subject.job.seed, _STREAM + 1])
     for change in recorded():
         note(change.name)
@@ -86,8 +88,8 @@ def outcomes(subject: Subject, trials: Trials,
         if pixels is not trials.pixels:
             seen = np.concatenate([latents[:, :trials.event], encode_pixels(
                 subject.model, pixels[:, trials.event:])], axis=1)
-        yield Outcome(change.name, change.kind, _after(subject, trials, seen, actions), control,
-                      trials.episode)
+        yield Outcome(change.name, change.kind, _scored(subject, trials, seen, actions), control,
+                      trials.episode, trials.event - 1)
     if subject.make_world is not None:
         for i, change in enumerate(in_world(subject.make_world())):
             note(change.name)
@@ -109,12 +111,13 @@ def _happened(subject: Subject, trials: Trials, control: Residuals, change: InWo
     made = list(trajectories(subject, blocks, _STREAM, len(trials.pixels), at))
     good = np.array([h.happened for h in happenings])
     pixels, actions = (np.stack([m[i] for m in made])[good] for i in (0, 1))
-    disturbed = _after(subject, trials, encode_pixels(subject.model, pixels), actions)
-    return Outcome(change.name, change.kind, disturbed, control[good], trials.episode[good])
+    disturbed = _scored(subject, trials, encode_pixels(subject.model, pixels), actions)
+    return Outcome(change.name, change.kind, disturbed, control[good], trials.episode[good],
+                   trials.event - 1)
 
 
-def _after(subject: Subject, trials: Trials, latents: np.ndarray, actions: np.ndarray
-           ) -> Residuals:
-    """The residuals (N, after) of the blocks that end at the event and later."""
-    first = trials.event - 1
-    return block_residuals(subject.model, latents, actions)[:, first:first + trials.after]
+def _scored(subject: Subject, trials: Trials, latents: np.ndarray, actions: np.ndarray
+            ) -> Residuals:
+    """The residuals (N, before + after): `after` blocks that end at the event and later."""
+    last = trials.event - 1 + trials.after
+    return block_residuals(subject.model, latents, actions)[:, :last]

@@ -130,7 +130,7 @@ def test_a_drive_is_the_same_until_something_happens():
 
 def test_teleports_are_noticed_as_jumps_and_the_larger_the_better(subject):
     found = detection.measure(subject)
-    found = found['plain']
+    found = found['monitor']
     rows = {row['name']: row for row in found['perturbations']}
     far, near = rows['teleport robot 6 radii'], rows['teleport robot 1 radii']
     assert far['auroc']['value'] > 0.95 and far['ratio'] > near['ratio']
@@ -152,7 +152,7 @@ def test_without_a_world_recorded_windows_of_test_episodes_are_altered(subject):
     assert not trials.fresh and set(trials.episode) == set(subject.dataset.episodes('test'))
     found = detection.measure(plain)
     assert found['episodes'] == 3 and 'plain' in found
-    found = found['plain']
+    found = found['monitor']
     assert len(found['perturbations']) == len(recorded())
     # Sixteen windows of three episodes are three pairs: no test can be sure of them.
     assert all(row['pairs'] == 3 and row['p'] >= 0.125 for row in found['perturbations'])
@@ -178,7 +178,7 @@ def test_the_share_that_stays_unusual_tells_a_shift_from_a_jump():
     off = np.ones((2, 12, 1))
     off[:, 0], off[1, 1:] = 50 ** 0.5, 8 ** 0.5
     off, given = Residuals(off, np.zeros((2, 12, 1))), np.zeros((1, 12, 1))
-    made = [judged(Outcome(name, name, off[i:i + 1], Residuals(given + 1, given), np.zeros(1)),
+    made = [judged(Outcome(name, name, off[i:i + 1], Residuals(given + 1, given), np.zeros(1), 0),
                    plain, calibration, 3) for i, name in enumerate(('jump', 'shift'))]
     assert [m.said for m in made] == [['jump'], ['shift']]
     assert confusion(made)['right']['value'] == 1 and confusion(made)['auroc']['value'] == 1

@@ -12,6 +12,7 @@ import torch
 from lewm_core.calibration import MIN_BLOCKS
 from lewm_core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from lewm_core.config import SurpriseConfig
+from lewm_core.evaluation.promise import alarms_in
 from lewm_core.model import WorldModel
 from lewm_core.surprise import SurpriseMonitor, calibrate, score_dataset
 from lewm_core.types import Frame, UserError
@@ -155,7 +156,7 @@ def test_an_alarm_is_the_first_block_of_a_cluster(checkpoint, recording):
     for episode in range(4):
         replay(monitor, recording, episode)
     calibration = monitor.recalibrate(SurpriseConfig(cluster_blocks=2))
-    high, low = 2 * calibration.threshold, 0.5 * calibration.threshold
+    high, low = 2 * calibration.threshold, 1e-6 * calibration.threshold
     said = [monitor._judge(0, high if c == 'x' else low) for c in '..x.xx..x...x..']
     assert ''.join('x' if s.exceeds else '.' for s in said) == '..x.xx..x...x..'
     # At most 2 blocks apart is one alarm, also across a chain of them; 3 apart is another.
@@ -164,6 +165,36 @@ def test_an_alarm_is_the_first_block_of_a_cluster(checkpoint, recording):
     monitor._judge(0, high)
     monitor.reset()
     assert monitor._judge(0, high).alarm
+
+
+def test_what_lasts_is_one_alarm_is_told_at_once_and_is_over_soon_after(checkpoint, recording):
+    monitor = SurpriseMonitor(checkpoint)
+    for episode in range(20):
+        replay(monitor, recording, episode)
+    calibration = monitor.recalibrate(SurpriseConfig(promised_per_hour=60.0))
+    odd = 0.999 * min(calibration.threshold, max(calibration.scores))
+    usual = float(np.median(calibration.scores))
+    said = [monitor._judge(0, score) for score in [usual] * 5 + [odd] * 300 + [usual] * 15]
+    alarms = [i for i, s in enumerate(said) if s.alarm]
+    assert len(alarms) == 1 and 5 < alarms[0] < 20, 'not the first odd block, but soon'
+    assert said[alarms[0]].kind == 'shift' and not any(s.kind for s in said[alarms[0] + 1:])
+    assert all(s.score <= s.threshold for s in said)
+    assert all(s.exceeds == (s.cusum > s.cusum_threshold) for s in said)
+    assert said[304].exceeds and not said[-1].exceeds
+    np.testing.assert_allclose([s.cusum for s in said],
+                               calibration.sums(np.array([s.score for s in said])))
+    monitor.reset()
+    assert monitor._judge(0, odd).cusum < calibration.cusum_threshold, 'an episode begins anew'
+
+
+def test_the_evaluation_counts_the_alarms_that_the_monitor_raises(checkpoint, recording):
+    monitor = SurpriseMonitor(checkpoint)
+    for episode in range(20):
+        replay(monitor, recording, episode)
+    calibration = monitor.recalibrate(SurpriseConfig(promised_per_hour=600.0))
+    scores = np.random.default_rng(0).choice(calibration.scores, 3000)
+    raised = sum(monitor._judge(0, float(score)).alarm for score in scores)
+    assert raised == alarms_in(scores, calibration) > 20
 
 
 def test_a_checkpoints_calibration_comes_back_and_follows_the_promise(checkpoint, recording,

@@ -46,7 +46,8 @@ class ToyMonitor:
         exceeds = grey > 100
         alarm, self.cluster = exceeds and not self.cluster, exceeds
         self.scores.append(float(grey))
-        return Surprise(frame.stamp_ns, grey / 3, 0.5, 100.0, exceeds, alarm)
+        return Surprise(frame.stamp_ns, grey / 3, 0.5, 100.0, exceeds, alarm,
+                        'shift' if alarm else '', grey / 9, 12.0)
 
     def recalibrate(self, config=None):
         if len(self.scores) < 3:
@@ -54,7 +55,8 @@ class ToyMonitor:
                             'drive on and call again')
         self.calibration = SimpleNamespace(
             blocks=len(self.scores), hours=1.5, threshold=100.0, promised_per_hour=2.0,
-            extrapolated=False, note='', to_dict=lambda: {'blocks': len(self.scores)})
+            cusum_threshold=12.0, extrapolated=False, note='',
+            to_dict=lambda: {'blocks': len(self.scores)})
         return self.calibration
 
     def clear_scores(self):

@@ -70,6 +70,10 @@ def test_an_alarm_is_one_alert_and_a_latched_flag_that_goes_down_again(host, mon
     assert [told(s)['exceeds'] for s in rig.bench.statuses].count('true') == 2
     assert host.wait_for(lambda: len(rig.bench.alerts) == 1)
     assert stamp_ns(rig.bench.alerts[0]) == START + 10 * TICK
+    says = told(rig.bench.alerts[0])
+    assert (says['kind'], says['cusum'], says['cusum_threshold']) == ('shift', repr(200 / 9),
+                                                                      '12.0')
+    assert 'for a while' in rig.bench.alerts[0].status[0].message
     assert host.wait_for(lambda: [f.data for f in rig.bench.flags] == [False, True, False])
 
 
