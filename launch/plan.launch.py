@@ -12,5 +12,6 @@ def generate_launch_description():
         Argument('device', 'auto, cpu, cuda or cuda:N'),
         Argument('autostart', 'configure and activate at once: true or false', kind=bool),
         Argument('dry_run', 'publish to ~/command_preview alone: true or false', kind=bool),
+        Argument('at_goal', 'once the goal is reached: keep (drive on, to stay there) or rest'),
         SIM_TIME,
     ), 'planner.yaml')

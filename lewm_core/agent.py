@@ -13,6 +13,7 @@ import time
 import numpy as np
 import torch
 
+from lewm_core.arrival import Arrival, tolerance_of
 from lewm_core.checkpoint import Checkpoint
 from lewm_core.config import PlannerConfig
 from lewm_core.dynamics import imagination, recordable
@@ -29,11 +30,12 @@ class Agent:
     """Plans towards a goal image with a trained model.
 
     `spec` is the checkpoint's robot and `frameskip` the ticks in a block. The parameters of the
-    search are the checkpoint's unless `planner` is given; none of them changes a tensor.
+    search are the checkpoint's unless `planner` is given; none of them changes a tensor. With
+    `rest` a plan is the safe action while the goal is reached.
     """
 
     def __init__(self, checkpoint: Checkpoint, planner: PlannerConfig | None = None,
-                 device: str | torch.device = 'cpu') -> None:
+                 device: str | torch.device = 'cpu', rest: bool = False) -> None:
         self.spec = checkpoint.spec
         self.planner = planner or checkpoint.planner
         self.device = torch.device(device)
@@ -53,6 +55,7 @@ class Agent:
         self._pictures = Recordings(lambda _, pixels: (self._model.encode(pixels),),
                                     self._generator)
         self._goal: torch.Tensor | None = None
+        self.arrival = Arrival(tolerance_of(checkpoint.metrics), rest)
         self.reset()
 
     @property
@@ -75,6 +78,7 @@ class Agent:
         self._stamp_ns = 0                       # of the newest latent's frame
         self._plan: Plan | None = None
         self._plans = 0
+        self.arrival.forget()
 
     def lose_history(self) -> None:
         """Nothing; the next frame begins a block without history, but the plan goes on.
@@ -96,6 +100,7 @@ class Agent:
                             f'{camera.name!r} of robot {self.spec.name!r}')
         self._goal = self._encode(pixels)
         self._start, self._plan = None, None
+        self.arrival.forget()
 
     def clear_goal(self) -> None:
         """Nothing; there is no goal any more."""
@@ -129,17 +134,21 @@ class Agent:
     def _observe(self, frame: Frame) -> None:
         self._stamp_ns = frame.stamp_ns
         self._remember(self._encode(frame.pixels))
+        self.arrival.look(self._latents[-1], self._goal)
 
     def _planned(self, begun: float, committed: torch.Tensor | None) -> Plan:
         if self._goal is None:
             raise ValueError('there is no goal to plan to; call set_goal first')
+        arrival, ahead = self.arrival, 0 if committed is None else self.frameskip
+        stamp_ns = self._stamp_ns + round(1e9 * ahead * self.spec.tick_s)
+        if arrival.resting:
+            self._start = None
+            return arrival.rest(stamp_ns, self.spec, self.planner.horizon * self.frameskip, begun)
         solution = self._search(self._goal, begun, committed)
-        ahead = 0 if committed is None else self.frameskip
         self._start, self._since = solution.mean, len(self._ticks) - ahead
         actions = solution.actions[0].flatten(0, 1).double().cpu().numpy()
-        stamp_ns = self._stamp_ns + round(1e9 * ahead * self.spec.tick_s)
         return Plan(stamp_ns, self.spec.clamp(actions), float(solution.cost[0]),
-                    solution.iterations, time.perf_counter() - begun)
+                    solution.iterations, time.perf_counter() - begun, *arrival.told)
 
     def commit(self, action: Action) -> None:
         """Nothing; notes the action of one tick as it was published: it becomes history."""
@@ -221,8 +230,7 @@ class Agent:
         For each length of the history; and so do the encodings of as many pictures. In the thread
         that will search.
         """
-        config, latent = self.planner, self._model.config.latent_dim
-        camera = self.spec.camera
+        config, latent, camera = self.planner, self._model.config.latent_dim, self.spec.camera
         with frozen(self._model):
             self._pictures.record(torch.zeros((batch, camera.height, camera.width, 3),
                                               dtype=torch.uint8, device=self.device))
@@ -262,8 +270,7 @@ class Agent:
         if committed is None:
             return latents, past
         coming = self._model.rollout(latents, past, committed[None, None, None])[:, 0]
-        keep = self.planner.context
-        latents = torch.cat([latents, coming], dim=1)[:, -keep:]
+        latents = torch.cat([latents, coming], dim=1)[:, -self.planner.context:]
         past = torch.cat([past, committed[None, None]], dim=1)
         return latents, past[:, past.shape[1] - (latents.shape[1] - 1):]
 

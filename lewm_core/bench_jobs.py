@@ -107,7 +107,7 @@ class BenchProposalJob:
 
 @dataclass(frozen=True)
 class BenchNodeJob:
-    """How fast the planner node answers, and what a plan made a block ahead costs."""
+    """How fast the planner node answers, what planning ahead costs, if goals are said reached."""
 
     checkpoint: Path = option('the checkpoint of two_room or push')
     goals: int = option('tasks of the ablation, in process and without a clock', 100, 1, 10**5)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lewm_core.arrival import KEY, tolerance_of
 from lewm_core.checkpoint import Checkpoint, load_checkpoint
 from lewm_core.data import SPLITS, Dataset
 from lewm_core.robot import RobotSpec
@@ -65,10 +66,19 @@ def inspect_checkpoint(path: str | Path) -> str:
     evaluation = metrics.get('evaluation')
     lines += _evaluation(evaluation) if evaluation else [_line('evaluated', 'no')]
     lines += _heads(checkpoint)
+    lines.append(_goal(metrics))
     calibration = checkpoint.calibration
     lines.append(_line('surprise', 'not calibrated: alarms need ~/recalibrate first'
                        if calibration is None else _calibration(calibration)))
     return '\n'.join(lines)
+
+
+def _goal(metrics: dict[str, Any]) -> str:
+    if tolerance_of(metrics) is None:
+        return _line('goal', 'not said when it is reached')
+    found = metrics[KEY]
+    return _line('goal', f'reached within a squared latent distance of {found["tolerance"]:.3g}, '
+                 f'as are {100 * found.get("confusion", np.nan):.1f} % of frames of other times')
 
 
 def _heads(checkpoint: Checkpoint) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from lewm_core import distributed
+from lewm_core import arrival, distributed
 from lewm_core.checkpoint import Checkpoint, save_checkpoint
 from lewm_core.config import (DataConfig, ModelConfig, PlannerConfig, SurpriseConfig, TrainConfig,
                               check)
@@ -131,6 +131,7 @@ def _finish(trainer: Trainer, folder: RunFolder, settings: Settings, dataset: Da
             log.warning('no episode is held out, so nothing is evaluated: record more episodes')
         else:
             metrics['evaluation'] = evaluate_checkpoint(checkpoint, dataset, held_out).to_dict()
+        metrics[arrival.KEY] = arrival.learn_tolerance(trainer.model, dataset)
         checkpoint = dataclasses.replace(checkpoint, calibration=_calibration(
             checkpoint, dataset))
     save_checkpoint(folder.model, checkpoint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,8 @@ class Plan:
     """What the planner found: `actions` (K * frameskip, A) float64 in robot units, tick by tick.
 
     `cost` is the objective's value of the whole plan and `seconds` the time the search took.
+    `distance` is the squared latent distance, mean over dimensions, from the newest frame to the
+    goal; `reached` says that this is near enough (see lewm_core/arrival.py).
     """
 
     stamp_ns: int
@@ -43,6 +46,8 @@ class Plan:
     cost: float
     iterations: int
     seconds: float
+    distance: float = math.nan
+    reached: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lewm_core.bench.ahead import compare_delays
+from lewm_core.bench.arrival import in_words, measure_arrival
 from lewm_core.bench.common import write_result
 from lewm_core.checkpoint import load_checkpoint
 from lewm_core.envs import WORLDS
@@ -44,8 +45,13 @@ def main(job: BenchNodeJob, overrides: list[str]) -> int:
     for mode, row in ablation.items():
         say('{:<8} {success_rate:6.1%} of goals ({ci_low:.1%} to {ci_high:.1%}), no clock'.format(
             mode, **row))
+    with tqdm(total=job.goals, desc='arrival', leave=False,
+              disable=not sys.stderr.isatty()) as bar:
+        arrival = measure_arrival(checkpoint, job.planner, job.goals, job.seed,
+                                  lambda done, _: bar.update(done - bar.n))
+    say(in_words(arrival))
     write_result(job.output, {
-        'robot': checkpoint.spec.name, 'goals': job.goals, 'seed': job.seed,
+        'robot': checkpoint.spec.name, 'goals': job.goals, 'seed': job.seed, 'arrival': arrival,
         'planner': dataclasses.asdict(job.planner), 'ablation': ablation, 'realtime': rows})
     say(str(job.output))
     return 0

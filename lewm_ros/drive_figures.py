@@ -8,9 +8,25 @@ from typing import Any
 import numpy as np
 
 from lewm_ros.drive import Driver, Fault
+from lewm_ros.node_params import PlannerParams
 
 _COUNTS = ('frames', 'blocks', 'plans', 'clamped', 'goals', 'goals_refused',
            *(fault.name.lower() for fault in Fault))
+
+
+def sentence(driver: Driver, reached: bool, params: PlannerParams) -> str:
+    """What an active node is doing, and what is wrong."""
+    if not driver.has_goal:
+        return 'no goal: silent'
+    if driver.fault is None:
+        doing = 'driving to the goal'
+        if reached:
+            doing = 'the goal is reached: ' + ('at rest' if params.at_goal == 'rest'
+                                               else 'driving to stay there')
+        return doing + (' (dry run)' if params.dry_run else '')
+    sent = 'the previous plan goes on' if driver.following else 'the safe action is sent'
+    detail = f' ({driver.detail})' if driver.detail else ''
+    return f'{driver.fault.value}{detail}: {sent}'
 
 
 def figures(driver: Driver) -> dict[str, Any]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from lewm_core.robot import RobotSpec
 from lewm_core.types import Action, Frame, Plan
+
+if TYPE_CHECKING:  # it imports torch, which only a node with a checkpoint needs
+    from lewm_core.arrival import Arrival
 
 
 class DrivenAgent(Protocol):
@@ -15,6 +18,7 @@ class DrivenAgent(Protocol):
 
     spec: RobotSpec
     frameskip: int
+    arrival: Arrival
 
     def set_goal(self, pixels: np.ndarray) -> None: ...
     def clear_goal(self) -> None: ...

@@ -1,7 +1,8 @@
-"""Goals: images from a topic, latched or not, reliable or not, or from a file."""
+"""Goals: images from a topic, latched or not, reliable or not, or a file; what became of them."""
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,12 @@ import numpy as np
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
+from std_msgs.msg import Bool, Header
 
 from lewm_core.images import prepare
 from lewm_core.robot import Camera
-from lewm_core.types import UserError
+from lewm_core.types import Plan, UserError
+from lewm_ros.serving import LATCHED
 
 
 class GoalTopic:
@@ -56,6 +59,52 @@ class GoalTopic:
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         self._subscriptions = []
+
+
+class GoalNews:
+    """What is said of the goal: `~/goal_accepted`, its header, and `~/goal_reached`; latched.
+
+    With no `tolerance` no goal is ever reached, which is logged.
+    """
+
+    def __init__(self, node: Node, tolerance: float | None) -> None:
+        self._node, self._tolerance = node, tolerance
+        self.reached, self._distance = False, math.nan
+        self._accepted = node.create_publisher(Header, '~/goal_accepted', LATCHED)
+        self._reached = node.create_publisher(Bool, '~/goal_reached', LATCHED)
+        if tolerance is None:
+            node.get_logger().warning(
+                'this checkpoint does not say how near to a goal is near enough: ~/goal_reached '
+                'stays false; train again, or set goal_tolerance')
+
+    def accept(self, header: Header) -> None:
+        """Nothing; the goal picture with this header is driven to from now on."""
+        self.clear()
+        self._accepted.publish(header)
+
+    def clear(self) -> None:
+        """Nothing; no goal is reached."""
+        self.reached, self._distance = False, math.nan
+        self._reached.publish(Bool(data=False))
+
+    def show(self, plan: Plan) -> bool:
+        """Whether the goal has been reached, or left, since the plan before."""
+        changed = plan.reached != self.reached
+        self.reached, self._distance = plan.reached, plan.distance
+        if changed:
+            self._node.get_logger().info('the goal is ' + ('reached' if plan.reached else 'left'))
+            self._reached.publish(Bool(data=plan.reached))
+        return changed
+
+    def figures(self) -> dict[str, Any]:
+        """For /diagnostics: whether it is reached, how far it is, and what is near enough."""
+        return {'goal_reached': self.reached, 'goal_distance': self._distance,
+                'goal_tolerance': math.nan if self._tolerance is None else self._tolerance}
+
+    def close(self) -> None:
+        """Nothing; both topics end."""
+        self._node.destroy_publisher(self._accepted)
+        self._node.destroy_publisher(self._reached)
 
 
 def read_goal(path: str, camera: Camera) -> np.ndarray:

@@ -30,6 +30,12 @@ class PlannerParams:
                             'ahead: during the block before, from the latent predicted for its '
                             'start, and no frame waits; auto: ahead when a plan takes more than '
                             'half of the time a frame may wait', 'auto', among=SCHEDULES)
+    at_goal: str = option('once the goal is reached. keep: drives on, to stay there; rest: the '
+                          'safe action, until the robot is twice as far as the tolerance', 'keep',
+                          among=('keep', 'rest'))
+    goal_tolerance: float = option('squared latent distance within which the goal is reached; 0: '
+                                   "the checkpoint's, half a block of ordinary motion", 0.0, 0.0,
+                                   1e6)
     reliable_camera: bool = option(_RELIABLE, False)
     queue_depth: int = option('camera messages that wait while the node is busy', 5, 1, 10_000)
 

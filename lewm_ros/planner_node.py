@@ -12,20 +12,19 @@ from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
 from lewm_core.config import PlannerConfig
-from lewm_core.types import UserError
+from lewm_core.types import Plan, UserError
 from lewm_ros.camera_watch import CameraWatch
 from lewm_ros.command_watch import CommandWatch
 from lewm_ros.drive import Driver, Fault
-from lewm_ros.drive_figures import figures
+from lewm_ros.drive_figures import figures, sentence
 from lewm_ros.fields import make_command, stamp_ns
-from lewm_ros.goals import GoalTopic, read_goal
+from lewm_ros.goals import GoalNews, GoalTopic, read_goal
 from lewm_ros.node import ERROR, OK, WARN, ManagedNode, flush, run_node
 from lewm_ros.node_params import PlannerParams
 from lewm_ros.params import Explicit, declare, read
 from lewm_ros.plan_topics import PlanTopics
 from lewm_ros.schedule import patience, plans_ahead
-from lewm_ros.serving import (LATCHED, RELIABLE, camera_qos, check_types, load, picture,
-                              serving_spec)
+from lewm_ros.serving import RELIABLE, camera_qos, check_types, load, picture, serving_spec
 from lewm_ros.steps import Choice, FrameSelector, LiveClock
 from lewm_ros.worker import Worker
 
@@ -77,7 +76,9 @@ class PlannerNode(ManagedNode):
         checkpoint, device = load(params.checkpoint, params.device, params.threads)
         from lewm_core.agent import Agent
         search = self._explicit.fill(checkpoint.planner, 'planner')
-        return Agent(checkpoint, search, device=device)
+        agent = Agent(checkpoint, search, device=device, rest=params.at_goal == 'rest')
+        agent.arrival.tolerance = params.goal_tolerance or agent.arrival.tolerance
+        return agent
 
     def _listen(self) -> None:
         spec, params = self._spec, self._params
@@ -89,10 +90,9 @@ class PlannerNode(ManagedNode):
         topic = '~/command_preview' if params.dry_run else spec.action.topic
         self._commands = self._own(self.create_publisher, self._action_class, topic, RELIABLE)
         self._rivals = CommandWatch(self, self._commands)
-        self._accepted = self._own(self.create_publisher, Header, '~/goal_accepted', LATCHED)
+        self._news = GoalNews(self, self._agent.arrival.tolerance)
         self._plans = PlanTopics(self, spec)
-        self._driver = Driver(self._agent, self._submit, self._publish, self._plans.show,
-                              self._ahead)
+        self._driver = Driver(self._agent, self._submit, self._publish, self._show, self._ahead)
         self._goals = GoalTopic(self, 'goal_image', self._on_goal)
         self._camera = self._own(
             self.create_subscription, self._camera_class, spec.camera.topic, self._on_image,
@@ -125,8 +125,8 @@ class PlannerNode(ManagedNode):
         if self._worker is not None and not self._worker.close():
             self.get_logger().warning('the planning thread is still busy; it is left behind')
         if self._driver is not None:
-            self._goals.close()
-            self._plans.close()
+            for topics in (self._goals, self._plans, self._news):
+                topics.close()
         for made in reversed(self._made):
             made()
         self._made.clear()
@@ -176,6 +176,11 @@ class PlannerNode(ManagedNode):
             self._deadline.cancel()
         self._commands.publish(make_command(self._action_class, self._spec, values, stamp))
 
+    def _show(self, plan: Plan) -> None:
+        self._plans.show(plan)
+        if self._news.show(plan):
+            self.publish_diagnostics()
+
     def _on_deadline(self) -> None:
         self._deadline.cancel()
         self._driver.late()
@@ -215,7 +220,7 @@ class PlannerNode(ManagedNode):
             if not drives:  # a goal that follows another must not excuse a camera that is gone
                 self._watch.begin()
             self.get_logger().info('the goal is taken')
-            self._accepted.publish(header)
+            self._news.accept(header)
 
         self._driver.set_goal(pixels, done)
 
@@ -238,6 +243,7 @@ class PlannerNode(ManagedNode):
         answer.message = 'there is no goal now' if self._driver.has_goal else 'there was no goal'
         self._goals.forget()
         self._driver.clear_goal()
+        self._news.clear()
         if self.active:
             self._driver.halt(self._now_ns())
         return answer
@@ -261,16 +267,9 @@ class PlannerNode(ManagedNode):
             self.publish_diagnostics()
 
     def _sentence(self) -> str:
-        driver = self._driver
         if not self.active:
             return 'inactive'
-        if not driver.has_goal:
-            return 'no goal: silent'
-        if driver.fault is None:
-            return 'driving to the goal' + (' (dry run)' if self._params.dry_run else '')
-        sent = 'the previous plan goes on' if driver.following else 'the safe action is sent'
-        detail = f' ({driver.detail})' if driver.detail else ''
-        return f'{driver.fault.value}{detail}: {sent}'
+        return sentence(self._driver, self._news.reached, self._params)
 
     def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
         """What is driven by, what is wrong, how often it was, and how long plans take."""
@@ -283,12 +282,13 @@ class PlannerNode(ManagedNode):
         values: dict[str, Any] = {'robot': self._spec.name, 'goal': driver.has_goal,
                                   'deadline_ms': 1e3 * self._deadline_s,
                                   'warm_up_ms': 1e3 * self._warm_s,
-                                  'plans_ahead': self._ahead, **figures(driver)}
-        sentence, cameras = self._sentence(), self.count_publishers(self._camera.topic_name)
+                                  'plans_ahead': self._ahead, **self._news.figures(),
+                                  **figures(driver)}
+        said, cameras = self._sentence(), self.count_publishers(self._camera.topic_name)
         for odd in filter(None, (self._watch.odd(cameras), self._rivals.odd(driving))):
-            level, sentence = max(level, WARN), f'{sentence}; {odd}'
+            level, said = max(level, WARN), f'{said}; {odd}'
         values.update(camera_publishers=cameras, other_commanders=len(self._rivals.others))
-        return level, sentence, values
+        return level, said, values
 
 
 def main(args: Sequence[str] | None = None) -> int:

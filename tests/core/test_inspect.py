@@ -46,11 +46,14 @@ def test_a_checkpoint_is_described(recording, robot, toy_model, tmp_path):
     assert 'mean 0.1, std 0.2 m/s in training' in text and 'evaluated  no' in text
     assert 'not calibrated' in text
     figures = evaluate_checkpoint(Checkpoint(model, robot), recording).to_dict()
-    metrics = {'step': 60_000, 'finished': True, 'evaluation': figures}
+    assert 'not said when it is reached' in text
+    metrics = {'step': 60_000, 'finished': True, 'evaluation': figures,
+               'goal_tolerance': {'tolerance': 0.25, 'confusion': 0.031}}
     save_checkpoint(tmp_path / 'b.safetensors', Checkpoint(model, robot, metrics=metrics))
     text = inspect_checkpoint(tmp_path / 'b.safetensors')
     assert 'unfinished' not in text and 'effective rank' in text and 'of 8' in text
     assert 'probe R²   x ' in text and 'imagination' in text
+    assert 'reached within a squared latent distance of 0.25, as are 3.1 % of frames' in text
 
 
 @pytest.mark.parametrize('look', [inspect_dataset, inspect_checkpoint])

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lewm_core.arrival import learn_tolerance
 from lewm_core.checkpoint import load_checkpoint
 from lewm_core.config import DataConfig, TrainConfig
 from lewm_core.data import Dataset
@@ -100,6 +101,13 @@ def test_training_learns_where_the_robot_is_and_where_it_goes(learned):
     assert figures['split'] == 'test' and figures['probe_r2_min'] > 0.6
     assert figures['one_step_skill'] > 0.3
     assert figures['latent']['std_min'] > 0.5 and figures['collapsed'] is None
+
+
+def test_a_finished_run_says_how_near_its_goals_are(learned, recording):
+    checkpoint = load_checkpoint(learned / 'model.safetensors')
+    found = checkpoint.metrics['goal_tolerance']
+    assert found == learn_tolerance(checkpoint.model, recording.with_split(checkpoint.data))
+    assert 0 < found['tolerance'] < 1 and found['confusion'] < 0.1
 
 
 def test_without_sigreg_the_latents_collapse_and_the_log_says_what_to_do(

@@ -11,6 +11,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from lewm_core.arrival import Arrival
 from lewm_core.types import Frame, Plan
 from lewm_ros.fields import set_stamp, stamp_ns
 
@@ -37,6 +38,7 @@ class ToyAgent:
         self.gate = threading.Event()
         self.gate.set()
         self.calls, self.goals, self.plans = [], [], 0
+        self.arrival = Arrival(1.0)
 
     def warm_up(self):
         return 0.001
