@@ -88,8 +88,8 @@ def in_words(found: dict[str, Any] | None) -> str:
         return 'the checkpoint does not say how near to a goal is near enough'
     return ('said to be reached: {precision[count]} of {precision[of]} rightly, of the goals '
             'reached {recall[count]} of {recall[of]}, {late_ticks[p50]:.0f} ticks late (p95 '
-            '{late_ticks[p95]:.0f}); at the end {keep[p50]:.3f} m away (p95 {keep[p95]:.3f}), with '
-            'at_goal=rest {rest[p50]:.3f} m (p95 {rest[p95]:.3f})').format(**found)
+            '{late_ticks[p95]:.0f}); in the end {keep[p50]:.3f} m away (p95 {keep[p95]:.3f}), '
+            'with at_goal=rest {rest[p50]:.3f} m (p95 {rest[p95]:.3f})').format(**found)
 
 
 def _share(count: int, total: int) -> dict[str, Any]:
