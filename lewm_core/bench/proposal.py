@@ -33,10 +33,12 @@ from lewm_core.types import UserError
 
 _FULL = dict(samples=300, elites=30, iterations=30, proposal=False)
 _SMALL = dict(samples=30, elites=6, iterations=3)
+_LEAN = dict(samples=20, elites=3, iterations=3)  # planner=small
 _TINY = dict(samples=16, elites=4, iterations=1)
 # What is compared, by name; `full` is the reference's budget.
 ARMS: dict[str, dict[str, Any]] = {
     'full': _FULL, 'small': {**_SMALL, 'proposal': False}, 'small_proposal': _SMALL,
+    'lean': {**_LEAN, 'proposal': False}, 'lean_proposal': _LEAN,
     'tiny': {**_TINY, 'proposal': False}, 'tiny_proposal': _TINY,
     'proposal': dict(solver='proposal', warm_start=False),
     'small_distance': {**_SMALL, 'proposal': False, 'distance_weight': 0.2},
@@ -133,7 +135,8 @@ def summary(arms: dict[str, Any], seed: int, limit: int) -> dict[str, Any]:
     Wilcoxon's p.
     """
     pairs = [(name, 'full') for name in arms if name != 'full' and 'full' in arms]
-    pairs += [(a, b) for a, b in (('small_proposal', 'small'), ('tiny_proposal', 'tiny'),
+    pairs += [(a, b) for a, b in (('small_proposal', 'small'), ('lean_proposal', 'lean'),
+                                  ('lean_proposal', 'small_proposal'), ('tiny_proposal', 'tiny'),
                                   ('small_distance', 'small'),
                                   ('small_proposal_distance', 'small_proposal'))
               if a in arms and b in arms]

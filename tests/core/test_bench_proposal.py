@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
-from lewm_core.bench.proposal import problems, run, summary
+from lewm_core.bench.proposal import ARMS, problems, run, summary
 from lewm_core.checkpoint import Checkpoint, save_checkpoint
 from lewm_core.config import DistanceConfig, ModelConfig, PlannerConfig, ProposalConfig
 from lewm_core.data import DatasetWriter
@@ -115,3 +117,8 @@ def test_figures_of_another_bench_are_not_mixed_in(files, tmp_path, capsys):
     bench(files, tmp_path / 'a.json', problems=1)
     with pytest.raises(UserError, match='holds another bench .seed: 1000, not 1.'):
         bench(files, tmp_path / 'a.json', problems=1, seed=1)
+
+
+def test_the_lean_arm_is_what_planner_small_searches():
+    small = yaml.safe_load((Path(__file__).parents[2] / 'config/planner/small.yaml').read_text())
+    assert ARMS['lean_proposal'] == small
