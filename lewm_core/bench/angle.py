@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from lewm_core.bench.common import write_result
+from lewm_core.bench.price import price
 from lewm_core.bench.taught import taught
 from lewm_core.checkpoint import load_checkpoint, read_metadata
 from lewm_core.config import ModelConfig, default
@@ -67,7 +68,7 @@ def run(job: BenchAngleJob, overrides: list[str]) -> int:
                     for i, name in enumerate(names) if np.isfinite(values[:, i]).all()}
              for kind, values in said.items()}
     changed = changes(dataset, fold, job.model.frameskip)
-    for kind, figures in {**found, 'changed': changed}.items():
+    for kind, figures in {**found, 'changed': changed, 'price': metrics.get('price', {})}.items():
         print(f'{kind:9}', '  '.join(f'{k} {v:.3f}' for k, v in figures.items()), flush=True)
     write_result(job.output, {'r2': found, 'changed': changed, 'settings': overrides,
                               'metrics': metrics, 'frames': {k: len(v) for k, v in rows.items()}})
@@ -94,7 +95,41 @@ def _answers(job: BenchAngleJob, dataset: Dataset, rows: dict[str, np.ndarray],
         job, before = _begun(job, dataset, rows['train'], shown['train'], folder)
         said |= {f'taught {kind}': values for kind, values in probed(before).items()}
     model, metrics = _trained(job, dataset, folder)
+    if job.features:
+        said['features'] = np.full(tables['test'].shape, np.nan)
+        said['features'][:, seen] = _from_features(job, model, dataset, rows, shown)
+    if job.price_steps:
+        every = np.arange(len(dataset.action))
+        columns = table(dataset, every, _FOLDS[job.world])
+        angle = {name: values for (name, values), shows in zip(columns.items(), seen)
+                 if shows and _ANGLE in name}
+        metrics['price'] = price(model, dataset, encode_rows(model, dataset, every), angle,
+                                 job.price_steps, job.seed)
     return {**said, **probed(model)}, metrics
+
+
+def _from_features(job: BenchAngleJob, model: WorldModel, dataset: Dataset,
+                   rows: dict[str, np.ndarray], tables: dict[str, np.ndarray]) -> np.ndarray:
+    """The columns (N, M) of the test rows, read out of what the projector is given.
+
+    Fitted to every third frame of the training rows: the features are many.
+    """
+    few = {**rows, 'train': rows['train'][::3]}
+    given = {split: _features(model, dataset, at) for split, at in few.items()}
+    return MlpProbe.fit(given['train'], tables['train'][::3], given['validation'],
+                        tables['validation'], job.probe_steps, job.seed)(given['test'])
+
+
+def _features(model: WorldModel, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+    """The encoder's features (N, C) of the frames at `rows`, before the projector."""
+    kept: list[np.ndarray] = []
+    hook = model.encoder.register_forward_hook(
+        lambda module, given, out: kept.append(out.float().cpu().numpy()))
+    try:
+        encode_rows(model, dataset, rows)
+    finally:
+        hook.remove()
+    return np.concatenate(kept)
 
 
 def _probed(job: BenchAngleJob, latents: dict[str, np.ndarray], tables: dict[str, np.ndarray],

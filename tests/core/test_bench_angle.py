@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from lewm_core.bench.angle import changes, table
+from lewm_core.bench.price import price
 from lewm_core.checkpoint import load_checkpoint
 from lewm_core.cli import main
 from lewm_core.data import Dataset
+from lewm_core.evaluate import encode_rows
 from lewm_core.model import WorldModel
 
 
@@ -92,10 +94,11 @@ def test_contact_is_refused_where_no_explorer_knows_it(capsys):
 def test_a_model_that_was_told_the_truth_is_probed_before_and_after_its_own_training(
         tmp_path, bench):
     words = [f'output={tmp_path / "told.json"}' if w.startswith('output') else w
-             for w in bench[1]] + ['taught_steps=2']
+             for w in bench[1]] + ['taught_steps=2', 'features=true']
     assert main(words) == 0
     found = json.loads((tmp_path / 'told.json').read_text())
-    assert set(found['r2']) == {'pictures', 'taught linear', 'taught mlp', 'linear', 'mlp'}
+    assert set(found['r2']) == {'pictures', 'taught linear', 'taught mlp', 'features', 'linear',
+                                'mlp'}
     begun = load_checkpoint(tmp_path / 'told_taught' / 'model.safetensors').model
     after = load_checkpoint(tmp_path / 'told' / 'last.safetensors')
     assert after.train.init == str(tmp_path / 'told_taught' / 'model.safetensors')
@@ -103,3 +106,25 @@ def test_a_model_that_was_told_the_truth_is_probed_before_and_after_its_own_trai
     fresh = WorldModel(begun.config, begun.spec)
     assert torch.equal(begun.predictor.pos_embedding, fresh.predictor.pos_embedding)
     assert not torch.equal(begun.encoder.net[0].weight, fresh.encoder.net[0].weight)
+
+
+def test_what_rests_is_cheap_to_foresee_and_what_is_drawn_anew_costs_its_variance(bench):
+    drives = Dataset.open(bench[0] / 'push_64_1000_of_100_seed0.h5')
+    model = load_checkpoint(bench[0] / 'toy' / 'last.safetensors').model
+    rng, rows = np.random.default_rng(0), len(drives.action)
+    found = price(model, drives, encode_rows(model, drives, np.arange(rows)), {
+        'rests': np.repeat(rng.normal(size=10), 100), 'drawn': rng.normal(size=rows)}, 50, 0)
+    assert set(found) == {'latents', 'rests', 'drawn'}
+    assert found['rests'] < 0.8 * found['drawn']
+    assert found['drawn'] > 0.8
+
+
+def test_holding_the_angle_has_its_price_in_the_result(bench):
+    words = [f'output={bench[0] / "toy.json"}', *bench[1][3:], 'price_steps=2']
+    before = (bench[0] / 'toy.json').read_text()
+    try:
+        assert main(['bench', 'angle', *words]) == 0
+        found = json.loads((bench[0] / 'toy.json').read_text())['metrics']['price']
+    finally:
+        (bench[0] / 'toy.json').write_text(before)
+    assert set(found) == {'latents', 'sin 4 block_angle', 'cos 4 block_angle'}
