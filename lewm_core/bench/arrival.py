@@ -57,7 +57,8 @@ def _drive(world: Any, agent: Agent, goal: np.ndarray) -> Drive:
     metres, said = [], -1
     for tick in range(TRIAL_TICKS + _AFTER):
         metres.append(float(np.linalg.norm(goal - world.position)))
-        action = agent.act(Frame(tick, world.render()))
+        # Between plans the picture is not looked at.
+        action = agent.act(Frame(tick, world.render() if tick % agent.frameskip == 0 else None))
         if agent.arrival.reached and said < 0:
             said = tick
         world.advance(action.values)
