@@ -87,6 +87,11 @@ class GoalNews:
         self.reached, self._distance = False, math.nan
         self._reached.publish(Bool(data=False))
 
+    def doubt(self) -> None:
+        """Nothing; nobody knows where the robot is: not reached, until a plan says so again."""
+        if self.reached:
+            self.clear()
+
     def show(self, plan: Plan) -> bool:
         """Whether the goal has been reached, or left, since the plan before."""
         changed = plan.reached != self.reached

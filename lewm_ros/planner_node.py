@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from rclpy.time import Time
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
@@ -119,6 +118,7 @@ class PlannerNode(ManagedNode):
         self._driver.halt(self._now_ns())
         self._deadline.cancel()
         flush(self._commands)
+        self._news.doubt()
 
     def cleanup(self) -> None:
         """Nothing; ends the worker and lets go of every topic."""
@@ -192,6 +192,7 @@ class PlannerNode(ManagedNode):
             return
         if self._watch.stale:
             self._driver.stale(self._now_ns(), self._watch.sentence())
+            self._news.doubt()
             self._say_fault()
 
     def _on_marker(self, message: Header, info: Any) -> None:
@@ -250,8 +251,7 @@ class PlannerNode(ManagedNode):
 
     # What is said about it
     def _now_ns(self) -> int:
-        now: Time = self.get_clock().now()
-        return now.nanoseconds
+        return self.get_clock().now().nanoseconds
 
     def _say_fault(self) -> None:
         """Nothing; logs and publishes a change of what is wrong, at once and once."""

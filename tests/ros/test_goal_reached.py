@@ -56,9 +56,24 @@ def test_a_stale_camera_stops_a_robot_that_has_reached_its_goal_and_is_what_is_s
     agent = Arriving(two_room)
     agent.there = True
     rig = Rig(host, agent).goal()
+    heard = hear(host, rig.robot)
     rig.frame()
+    assert host.wait_for(lambda: True in heard)
     assert host.wait_for(lambda: rig.robot.values[-1] == (0.0, 0.0))
     assert rig.said('the camera is stale')
+    # Nobody sees it any more, and it may be carried away.
+    assert host.wait_for(lambda: heard[-1] is False)
+
+
+def test_an_inactive_planner_says_of_no_goal_that_it_is_reached(host, two_room):
+    agent = Arriving(two_room)
+    agent.there = True
+    rig = Rig(host, agent).goal()
+    heard = hear(host, rig.robot)
+    rig.frame()
+    assert host.wait_for(lambda: True in heard)
+    host.call(rig.node.trigger_deactivate)
+    assert host.wait_for(lambda: heard[-1] is False)
 
 
 @pytest.fixture
