@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lewm_core.tails import ParetoTail, peaks
+from lewm_core.types import UserError
 
 _KEEP = 2000
 _MIN_EXCEEDANCES = 10
@@ -69,7 +70,13 @@ class Peaks:
 
     @classmethod
     def from_dict(cls, tree: dict[str, Any]) -> Peaks:
-        """The peaks in `tree`; raises TypeError or KeyError where it is none of `to_dict`."""
+        """The peaks in `tree`; raises UserError where it is none of `to_dict`."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        if not isinstance(tree, dict) or set(tree) != known:
+            odd = sorted(known ^ set(tree)) if isinstance(tree, dict) else tree
+            raise UserError(f'the peaks of a surprise calibration have missing or unknown keys '
+                            f'{odd!r}, but {sorted(known)} are expected; recalibrate with this '
+                            'version')
         return cls(**{**tree, 'highest': tuple(tree['highest'])})
 
 

@@ -167,7 +167,8 @@ def test_a_calibration_survives_json_and_a_strange_one_is_refused():
     assert old.cusum is None and old.cusum_threshold == math.inf
     assert old.promising(promise(2.0)) == again.by_score_alone()
     assert Calibration.from_dict(json.loads(json.dumps(old.to_dict(), allow_nan=False))) == old
-    for strange in ({**tree, 'colour': 1}, {k: v for k, v in tree.items() if k != 'peaks'}, []):
+    for strange in ({**tree, 'colour': 1}, {k: v for k, v in tree.items() if k != 'peaks'}, [],
+                    {**tree, 'cusum': {'hours': 1.0}}, {**tree, 'cusum': 3}):
         with pytest.raises(UserError, match='missing or unknown keys'):
             Calibration.from_dict(strange)
 
