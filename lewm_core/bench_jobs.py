@@ -135,6 +135,8 @@ class BenchAngleJob(TrainingGroups):
     ceiling_steps: int = option('steps of the supervised network; 0: none', 0, 0, 10**7)
     taught_steps: int = option('steps in which the world model is told the true state before it '
                                'trains by itself; 0: none', 0, 0, 10**7)
+    asked_weight: float = option('weight of a further term in the loss: the true state, as a '
+                                 'linear layer says it of the latents; 0: none', 0.0, 0.0, 1e3)
     features: bool = option("also probe the encoder's features, before the projector, with the "
                             'MLP', False)
     price_steps: int = option('steps of a predictor over frozen latents and the true angle: what '

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from lewm_core.bench.asked import asked
 from lewm_core.bench.common import write_result
 from lewm_core.bench.price import price
 from lewm_core.bench.taught import taught
@@ -94,15 +95,15 @@ def _answers(job: BenchAngleJob, dataset: Dataset, rows: dict[str, np.ndarray],
     if job.taught_steps:
         job, before = _begun(job, dataset, rows['train'], shown['train'], folder)
         said |= {f'taught {kind}': values for kind, values in probed(before).items()}
-    model, metrics = _trained(job, dataset, folder)
+    model, metrics = (_asked(job, dataset, seen, folder) if job.asked_weight else
+                      _trained(job, dataset, folder))
     if job.features:
         said['features'] = np.full(tables['test'].shape, np.nan)
         said['features'][:, seen] = _from_features(job, model, dataset, rows, shown)
     if job.price_steps:
         every = np.arange(len(dataset.action))
-        columns = table(dataset, every, _FOLDS[job.world])
-        angle = {name: values for (name, values), shows in zip(columns.items(), seen)
-                 if shows and _ANGLE in name}
+        angle = {name: values for name, values in _shown(job, dataset, seen).items()
+                 if _ANGLE in name}
         metrics['price'] = price(model, dataset, encode_rows(model, dataset, every), angle,
                                  job.price_steps, job.seed)
     return {**said, **probed(model)}, metrics
@@ -232,6 +233,23 @@ def _trained(job: BenchAngleJob, dataset: Dataset, folder: Path) -> tuple[Any, d
     return load_checkpoint(path.with_name('last.safetensors')).model, {
         key: kept.get(key) for key in ('step', 'seconds', 'kept_step', 'kept_skill')} | {
         key: kept['evaluation']['latent'][key] for key in ('std_min', 'effective_rank')}
+
+
+def _asked(job: BenchAngleJob, dataset: Dataset, seen: np.ndarray, folder: Path
+           ) -> tuple[WorldModel, dict[str, Any]]:
+    """The world model that was asked for the true state while it trained, and what is noted."""
+    path = folder / 'asked.safetensors'
+    if job.overwrite or not path.exists():
+        asked(job, dataset, np.stack(list(_shown(job, dataset, seen).values()), 1), path)
+    kept = load_checkpoint(path)
+    return kept.model, {key: kept.metrics['evaluation']['latent'][key]
+                        for key in ('std_min', 'effective_rank')}
+
+
+def _shown(job: BenchAngleJob, dataset: Dataset, seen: np.ndarray) -> dict[str, np.ndarray]:
+    """The columns (R,) of all frames that pictures show."""
+    columns = table(dataset, np.arange(len(dataset.action)), _FOLDS[job.world])
+    return {name: values for (name, values), shows in zip(columns.items(), seen) if shows}
 
 
 def _begun(job: BenchAngleJob, dataset: Dataset, rows: np.ndarray, columns: np.ndarray,

@@ -108,6 +108,17 @@ def test_a_model_that_was_told_the_truth_is_probed_before_and_after_its_own_trai
     assert not torch.equal(begun.encoder.net[0].weight, fresh.encoder.net[0].weight)
 
 
+def test_a_model_that_is_asked_for_the_truth_while_it_trains_comes_to_hold_it(tmp_path, bench):
+    said = {}
+    for weight in ('0.001', '10'):
+        words = [f'output={tmp_path / weight}.json' if w.startswith('output') else w
+                 for w in bench[1]] + [f'asked_weight={weight}', 'train.steps=40']
+        assert main(words) == 0
+        said[weight] = json.loads((tmp_path / f'{weight}.json').read_text())['r2']['linear']
+    assert said['10']['x'] > said['0.001']['x'] + 0.1
+    assert load_checkpoint(tmp_path / '10' / 'asked.safetensors').metrics['evaluation']
+
+
 def test_what_rests_is_cheap_to_foresee_and_what_is_drawn_anew_costs_its_variance(bench):
     drives = Dataset.open(bench[0] / 'push_64_1000_of_100_seed0.h5')
     model = load_checkpoint(bench[0] / 'toy' / 'last.safetensors').model
