@@ -80,8 +80,7 @@ def run(job: BenchAngleJob, overrides: list[str]) -> int:
 def _answers(job: BenchAngleJob, dataset: Dataset, rows: dict[str, np.ndarray],
              tables: dict[str, np.ndarray], seen: np.ndarray, folder: Path
              ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The columns (N, M) of the test rows as each one asked says them, and what training noted.
-    """
+    """The columns (N, M) of the test rows as each one says them, and what training noted."""
     said: dict[str, np.ndarray] = {}
     shown = {split: values[:, seen] for split, values in tables.items()}
     if job.ceiling_steps:

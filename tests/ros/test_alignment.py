@@ -10,6 +10,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from nav_msgs.msg import Odometry
 from ros_toys import LATCHED, ToyRobot, image
 
+from lewm_core.arrival import Arrival
 from lewm_core.data import Dataset
 from lewm_core.types import Frame, Plan
 from lewm_ros.bags import convert
@@ -27,7 +28,7 @@ class Scribe:
 
     def __init__(self, spec):
         self.spec, self.frameskip = spec, FRAMESKIP
-        self.planned, self.told = {}, []
+        self.planned, self.told, self.arrival = {}, [], Arrival(None)
         self._rng = np.random.default_rng(0)
 
     def warm_up(self):

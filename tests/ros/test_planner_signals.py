@@ -36,6 +36,11 @@ CHILD = textwrap.dedent(f'''
 ''')
 
 
+def _heed_hangups():
+    """Under `nohup make test` children are born to ignore SIGHUP, and the node honours that."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize('number, pace', [
     (signal.SIGINT, 'quick'), (signal.SIGTERM, 'quick'), (signal.SIGINT, 'slow'),
     (signal.SIGTERM, 'slow'),
@@ -46,7 +51,8 @@ def test_the_safe_action_is_the_last_command_out(host, child_environment, number
     frames = iter(range(10**6))
     child = subprocess.Popen([sys.executable, '-c', CHILD, pace, '--ros-args', '-p',
                               'plan_deadline_s:=0.02'], env=child_environment, text=True,
-                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                             preexec_fn=_heed_hangups)
     try:
         assert host.wait_for(lambda: robot.accepted, 30), child.poll()
         timer = host.call(lambda: robot.create_timer(0.02, lambda: robot.camera.publish(
