@@ -234,7 +234,7 @@ class Agent:
         with frozen(self._model):
             self._pictures.record(torch.zeros((batch, camera.height, camera.width, 3),
                                               dtype=torch.uint8, device=self.device))
-        if not recordable(config, self._dynamics, self.device):
+        if not recordable(config, self._dynamics, self.device, batch):
             return False
         goals = torch.zeros(batch, latent, device=self.device)
         return all(self._searches.record(

@@ -19,6 +19,9 @@ _WIDE = 192
 _TOLERANCE = 0.02
 # Iterations up to which a search on a CPU is recorded: each takes a tenth of a second of that.
 _SHORT = 8
+# Candidates an iteration, of all problems together, up to which the calls count: of more a plan is
+# arithmetic, and a recording of the paper's model for 50 x 300 took 12 GB to make.
+_FEW = 512
 
 
 def imagination(model: LatentDynamics, config: PlannerConfig) -> LatentDynamics | Imagination:
@@ -45,18 +48,19 @@ def imagination(model: LatentDynamics, config: PlannerConfig) -> LatentDynamics 
 
 
 def recordable(config: PlannerConfig, dynamics: LatentDynamics | Imagination,
-               device: torch.device) -> bool:
-    """Whether such a search can be recorded as one piece, and gains by it; see `graphs`.
+               device: torch.device, batch: int = 1) -> bool:
+    """Whether such a search for `batch` problems can be recorded, and gains by it; see `graphs`.
 
-    Not with a deadline, which asks for the time, nor with gradients. On a CPU a long search is
-    arithmetic and not calls, and weights packed for bf16 can't be part of a program.
+    Not with a deadline, which asks for the time, nor with gradients. On a CPU a long or a wide
+    search is arithmetic and not calls, and weights packed for bf16 can't be part of a program.
     """
     if config.deadline_ms or config.solver == 'gradient':
         return False
     if device.type == 'cuda':
         return True
     narrow = getattr(dynamics, 'dtype', torch.float32) == torch.float32
-    return device.type == 'cpu' and narrow and config.iterations <= _SHORT
+    few = batch * config.samples <= _FEW and config.iterations <= _SHORT
+    return device.type == 'cpu' and narrow and few
 
 
 @torch.no_grad()

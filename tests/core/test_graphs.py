@@ -147,6 +147,13 @@ def test_what_cannot_be_recorded_or_gains_nothing_by_it_is_not(checkpoint, setti
     assert np.isfinite(agent.plan(Frame(0, pictures(1)[0])).actions).all()
 
 
+def test_a_search_that_is_wide_is_not_recorded_on_a_cpu(checkpoint):
+    """50 problems with the paper's model and 300 candidates each were: in 12 GB instead of one,
+    for a plan that took as long."""
+    agent = Agent(checkpoint, PlannerConfig(samples=20, elites=2, iterations=2))
+    assert agent.record(2) and not agent.record(50)
+
+
 def test_a_deadline_of_one_search_is_kept_beside_a_recording(checkpoint):
     agent, _ = agents(checkpoint)
     latents = torch.zeros(1, 1, agent.encode(pictures(1)).shape[1])
