@@ -51,27 +51,29 @@ def test_a_goal_is_said_to_be_reached_and_left_once_each_and_another_begins_anew
     assert host.wait_for(lambda: heard == [False, True, False, True, False, False])
 
 
-def test_a_stale_camera_stops_a_robot_that_has_reached_its_goal_and_is_what_is_said(
-        host, two_room):
+@pytest.fixture
+def arrived(host, two_room):
+    """A planner that has reached its goal, and what `~/goal_reached` says from then on."""
     agent = Arriving(two_room)
     agent.there = True
     rig = Rig(host, agent).goal()
     heard = hear(host, rig.robot)
     rig.frame()
     assert host.wait_for(lambda: True in heard)
+    return rig, heard
+
+
+def test_a_stale_camera_stops_a_robot_that_has_reached_its_goal_and_is_what_is_said(
+        host, arrived):
+    rig, heard = arrived
     assert host.wait_for(lambda: rig.robot.values[-1] == (0.0, 0.0))
     assert rig.said('the camera is stale')
     # Nobody sees it any more, and it may be carried away.
     assert host.wait_for(lambda: heard[-1] is False)
 
 
-def test_an_inactive_planner_says_of_no_goal_that_it_is_reached(host, two_room):
-    agent = Arriving(two_room)
-    agent.there = True
-    rig = Rig(host, agent).goal()
-    heard = hear(host, rig.robot)
-    rig.frame()
-    assert host.wait_for(lambda: True in heard)
+def test_an_inactive_planner_says_of_no_goal_that_it_is_reached(host, arrived):
+    rig, heard = arrived
     host.call(rig.node.trigger_deactivate)
     assert host.wait_for(lambda: heard[-1] is False)
 
