@@ -106,6 +106,10 @@ class Calibration:
         """The sums (N,) of what lasts, of one episode's scores (N,), as the monitor has them."""
         return lasting.cusum(self.p_values(scores), self.cusum_threshold + lasting.CAP)
 
+    def lasts(self, scores: np.ndarray) -> np.ndarray:
+        """Whether the sum is above its threshold at each of one episode's scores (N,)."""
+        return self.sums(scores) > self.cusum_threshold
+
     def _threshold(self, per_hour: float) -> float:
         level = self._peaks.level(per_hour)
         # Nothing varied, so nothing says how much is ordinary: twice the highest score, and

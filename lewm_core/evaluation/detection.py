@@ -74,7 +74,7 @@ def _by(score: Score, subject: Subject, driven: promise.Ordinary, made: list[Out
     levels = {rate: calibration.at_rate(rate) for rate in RATES}
     rows = [_row(outcome, score, levels, subject) for outcome in made]
     _holm(rows)
-    kinds = confusion([judged(outcome, score, levels[6.0], subject.model.history)
+    kinds = confusion([judged(outcome, score, levels[RATES[-1]], subject.model.history)
                        for outcome in made])
     return {**found, 'perturbations': rows, 'kinds': kinds,
             'thresholds': {f'{rate:g}': at.threshold for rate, at in levels.items()}}
@@ -82,8 +82,7 @@ def _by(score: Score, subject: Subject, driven: promise.Ordinary, made: list[Out
 
 def exceed(scores: np.ndarray, calibration: Calibration) -> np.ndarray:
     """Whether each block (N, K) of N drives exceeds: by its score or by the sum of what lasts."""
-    lasts = [calibration.sums(drive) > calibration.cusum_threshold for drive in scores]
-    return (scores > calibration.threshold) | np.array(lasts)
+    return (scores > calibration.threshold) | np.array([calibration.lasts(s) for s in scores])
 
 
 def _row(outcome: Outcome, by: Score, levels: dict[float, Calibration], subject: Subject

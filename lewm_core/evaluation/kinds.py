@@ -31,15 +31,14 @@ class Judged:
 
 
 def judged(outcome: Outcome, score: Score, calibration: Calibration, history: int) -> Judged:
-    """What the kind of each alarm would have been said to be.
+    """What the kind of each alarm would have been said to be, at the calibration's own rate.
 
     An alarm that comes too late to be judged within the window counts as missed.
     """
-    at, later, said, lasting = calibration, wait(history), [], []
+    first, later, said, lasting = outcome.before, wait(history), [], []
     for scores in score(outcome.disturbed):
-        p = at.p_values(scores)[outcome.before:]
-        lasts = at.sums(scores)[outcome.before:] > at.cusum_threshold
-        over = np.flatnonzero(lasts | (scores[outcome.before:] > at.threshold))
+        p, lasts = calibration.p_values(scores)[first:], calibration.lasts(scores)[first:]
+        over = np.flatnonzero(lasts | (scores[first:] > calibration.threshold))
         said.append(_said(p, lasts, int(over[0]), later) if len(over) else '')
         lasting.append(persistence(p[later:later + BLOCKS]))
     return Judged(outcome.name, outcome.kind, said, np.array(lasting), outcome.episode,
