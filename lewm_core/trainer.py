@@ -93,8 +93,8 @@ class Trainer:
         rate = learning_rate(step, self.config)
         for group in self.optimizer.param_groups:
             group['lr'] = rate
-        torch.manual_seed(self._seed(step) + (self._share.start << 30))  # dropout
-        self.generator.manual_seed(self._seed(step))  # directions: the same everywhere
+        torch.manual_seed(seed_of(self.config.seed, step, self._share.start))  # dropout
+        self.generator.manual_seed(seed_of(self.config.seed, step))  # directions: everywhere
         losses = self._losses(*self.batches.place(batch, step % 2))
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
@@ -189,9 +189,6 @@ class Trainer:
         self.precision, self.seconds = state['precision'], state['seconds']
         self.done, self._clock = state['step'], time.monotonic()
 
-    def _seed(self, step: int) -> int:
-        return (self.config.seed << 32) + step + 1
-
     def _losses(self, pixels: torch.Tensor, actions: torch.Tensor) -> Losses:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == 'bf16'):
             return self.objective(self.model, pixels, actions, self.generator)
@@ -204,6 +201,15 @@ def _optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.AdamW
         return torch.optim.AdamW(model.parameters(), fused=True, **keys)
     except RuntimeError:
         return torch.optim.AdamW(model.parameters(), **keys)
+
+
+def seed_of(seed: int, step: int, process: int = 0) -> int:
+    """What a generator is seeded with in `step` of the run `seed`: 32 bits, other ones for each.
+
+    A CPU's generator looks at no more of them. The two odd factors spread seeds and processes
+    over the whole range, so that their steps do not meet.
+    """
+    return (step + 1 + 0x9E3779B1 * seed + 0x85EBCA6B * process) % 2 ** 32
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:

@@ -18,7 +18,7 @@ from lewm_core.config import DataConfig, TrainConfig
 from lewm_core.data import Dataset
 from lewm_core.train import train
 from lewm_core.precision import resolve_precision
-from lewm_core.trainer import Trainer, learning_rate, resolve_device
+from lewm_core.trainer import Trainer, learning_rate, resolve_device, seed_of
 from lewm_core.types import UserError
 
 QUICK = TrainConfig(steps=12, uncertainty_steps=3, batch_size=16, learning_rate=3e-3,
@@ -72,6 +72,32 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_windows(
     state = torch.load(tmp_path / 'trainer.pt', weights_only=True)
     assert state['step'] == 4
     assert all(value.isfinite().all() for value in state['model'].values())
+
+
+@pytest.mark.parametrize('dropout, term', [(0.0, 'sigreg'), (0.5, 'prediction')])
+def test_another_seed_draws_other_directions_and_dropout_for_the_same_model_and_windows(
+        recording, toy_model, dropout, term):
+    """A CPU's generator looks at the lowest 32 bits of its seed, and the run's seed was above
+    them: runs of different seeds shared every direction of SIGReg and every dropout mask."""
+    model = dataclasses.replace(toy_model, dropout=dropout)
+    found = []
+    for seed in (0, 1, 0):
+        trainer = Trainer(recording, model, dataclasses.replace(QUICK, seed=seed))
+        if found:
+            trainer.model.load_state_dict(first)
+        else:
+            first, batch = trainer.state()['model'], trainer.batch(0)
+            for layer in trainer.model.predictor.transformer.layers:  # else nothing is dropped
+                torch.nn.init.normal_(layer.adaLN_modulation[1].weight)
+            first = {name: tensor.clone() for name, tensor in first.items()}
+        found.append(float(getattr(trainer.step(3, batch), term).detach()))
+    assert found[0] == found[2] != found[1]
+
+
+def test_the_seeds_of_runs_processes_and_steps_do_not_meet():
+    seeds = [seed_of(seed, step, process) for seed in (0, 1, 2, 2**31 - 1)
+             for process in range(16) for step in (*range(200), *range(139_000, 139_200))]
+    assert len(set(seeds)) == len(seeds) and 0 <= min(seeds) <= max(seeds) < 2**32
 
 
 def test_the_learning_rate_rises_in_a_line_and_falls_along_a_cosine():
