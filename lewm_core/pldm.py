@@ -58,14 +58,14 @@ def variance_covariance(latents: Tensor) -> dict[str, Tensor]:
 
     `variance`: how far each dimension's standard deviation falls short of 1. `covariance`: the
     mean of the squares off the covariance's diagonal. Moments are over the windows of all
-    processes.
+    processes; a single window has no spread.
     """
     with torch.autocast(latents.device.type, enabled=False):
         rows = at_least_float32(latents).transpose(0, 1)                     # (T, B, D)
         count = rows.shape[1] * distributed.size()
         centred = rows - distributed.mean(rows.mean(dim=1, keepdim=True))
         product = distributed.mean(centred.transpose(1, 2) @ centred / rows.shape[1])
-        covariance = product * (count / (count - 1))                         # (T, D, D)
+        covariance = product * (count / max(count - 1, 1))                   # (T, D, D)
         diagonal = covariance.diagonal(dim1=1, dim2=2)
         off = covariance.square().sum(dim=(1, 2)) - diagonal.square().sum(dim=1)
         dimensions = rows.shape[-1]

@@ -256,3 +256,10 @@ def test_pldm_spreads_latents_and_resumes_with_its_inverse_model(recording, toy_
     narrow = 0.01 * torch.randn(64, 4, 8, generator=torch.Generator().manual_seed(0))
     assert variance_covariance(narrow)['variance'] > 0.9
     assert variance_covariance(300 * narrow)['variance'] == 0
+
+
+def test_pldms_terms_of_a_single_window_are_numbers():
+    """Three validation windows in batches of two leave one by itself: its covariance divided by
+    0, and the first validation ended the run."""
+    found = variance_covariance(torch.randn(1, 4, 8))
+    assert found['covariance'] == 0 and found['variance'] == pytest.approx(0.99)
