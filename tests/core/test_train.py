@@ -80,17 +80,14 @@ def test_another_seed_draws_other_directions_and_dropout_for_the_same_model_and_
     """A CPU's generator looks at the lowest 32 bits of its seed, and the run's seed was above
     them: runs of different seeds shared every direction of SIGReg and every dropout mask."""
     model = dataclasses.replace(toy_model, dropout=dropout)
-    found = []
-    for seed in (0, 1, 0):
-        trainer = Trainer(recording, model, dataclasses.replace(QUICK, seed=seed))
-        if found:
-            trainer.model.load_state_dict(first)
-        else:
-            first, batch = trainer.state()['model'], trainer.batch(0)
-            for layer in trainer.model.predictor.transformer.layers:  # else nothing is dropped
-                torch.nn.init.normal_(layer.adaLN_modulation[1].weight)
-            first = {name: tensor.clone() for name, tensor in first.items()}
-        found.append(float(getattr(trainer.step(3, batch), term).detach()))
+    trainers = [Trainer(recording, model, dataclasses.replace(QUICK, seed=seed))
+                for seed in (0, 1, 0)]
+    for layer in trainers[0].model.predictor.transformer.layers:  # else nothing is dropped
+        torch.nn.init.normal_(layer.adaLN_modulation[1].weight)
+    batch = trainers[0].batch(0)
+    for trainer in trainers[1:]:
+        trainer.model.load_state_dict(trainers[0].model.state_dict())
+    found = [float(getattr(trainer.step(3, batch), term).detach()) for trainer in trainers]
     assert found[0] == found[2] != found[1]
 
 
