@@ -137,19 +137,45 @@ def _surprise(page: Page, material: Material) -> None:
     if not material.scores:
         return
     page.heading('What surprised it')
-    start = material.scores[0]['stamp_ns']
-    minutes = [(s['stamp_ns'] - start) / 60e9 for s in material.scores]
-    figure, axis = new_figure(10, 3.4)
-    axis.plot(minutes, [s['score'] for s in material.scores], linewidth=0.7, label='surprise')
-    axis.plot(minutes, [s['threshold'] for s in material.scores], color='tab:red',
-              label='threshold')
-    colours = {'teleport': 'tab:orange', 'colour': 'tab:purple', 'colour_end': 'tab:gray'}
-    seen = set()
-    for stamp_ns, kind in material.events:
-        label = None if kind in seen else kind
-        seen.add(kind)
-        axis.axvline((stamp_ns - start) / 60e9, color=colours.get(kind, 'black'), alpha=0.4,
-                     linewidth=0.8, label=label)
-    axis.set(yscale='log', xlabel='minutes', ylabel='surprise (about 1: usual)')
-    axis.legend(loc='upper left', ncols=5, fontsize=8)
+    page.text('A score for each block: ordinary driving, then events. A teleport is over at once, '
+              'a colour change lasts. Red dots: the node says that something is wrong, because '
+              'the score is above its threshold or because a smaller surprise lasts.', 'note')
+    stamps = [s['stamp_ns'] for s in material.scores]
+    begun = min((stamp for stamp, _ in material.events), default=stamps[-1] + 1)
+    figure, axes = new_figure(10, 3.4, ncols=2, sharey=True, width_ratios=(3, 4))
+    for axis, part in ((axes[0], lambda stamp: stamp < begun), (axes[1], begun.__le__)):
+        shown = [s for s in material.scores if part(s['stamp_ns'])]
+        _scores(axis, shown, stamps[0])
+    _events(axes[1], material.events, stamps[0])
+    axes[0].set(yscale='log', title='ordinary driving', ylabel='surprise (about 1: usual)')
+    axes[1].set(title='teleports and colour changes')
+    axes[1].legend(loc='lower center', ncols=5, fontsize=8)
     page.picture(to_png(figure), 'surprise over time')
+
+
+def _scores(axis: Any, scores: list[dict[str, Any]], start_ns: int) -> None:
+    """Scores and their threshold over minutes; a dot where either threshold is exceeded."""
+    minutes = np.array([(s['stamp_ns'] - start_ns) / 60e9 for s in scores])
+    values = np.array([s['score'] for s in scores])
+    odd = np.array([s['exceeds'] for s in scores], dtype=bool)
+    axis.plot(minutes, values, linewidth=0.7, color='tab:blue', label='surprise')
+    axis.plot(minutes, [s['threshold'] for s in scores], color='tab:red', label='threshold')
+    axis.plot(minutes[odd], values[odd], '.', color='tab:red', markersize=4, label='noticed')
+    axis.set_xlabel('minutes')
+
+
+def _events(axis: Any, events: list[tuple[int, str]], start_ns: int) -> None:
+    """A line at each teleport, and a band from the beginning of a colour change to its end."""
+    said, colour = set(), None
+    for stamp_ns, kind in sorted(events):
+        at = (stamp_ns - start_ns) / 60e9
+        label = None if kind in said else kind.replace('_', ' ')
+        if kind == 'teleport':
+            axis.axvline(at, color='tab:orange', linewidth=1, linestyle=':', label=label)
+        elif kind == 'colour':
+            colour = (at, label)
+        elif colour is not None:
+            axis.axvspan(colour[0], at, color='tab:purple', alpha=0.15, linewidth=0,
+                         label=colour[1])
+            colour = None
+        said.add(kind)
