@@ -9,6 +9,8 @@ def generate_launch_description():
         Argument('checkpoint', 'the trained model, a .safetensors file'),
         Argument('robot', 'robot spec, by name or path, that the checkpoint must be made for'),
         Argument('promised_per_hour', 'false alarms an hour in ordinary driving', kind=float),
+        Argument('save_calibration', '~/recalibrate writes into the checkpoint: true or false',
+                 kind=bool),
         Argument('device', 'auto, cpu, cuda or cuda:N'),
         Argument('autostart', 'configure and activate at once: true or false', kind=bool),
         SIM_TIME,
