@@ -17,6 +17,7 @@ from lewm_core.graphs import Recordings, capture
 from lewm_core.products import Product
 from lewm_core.proposal import Proposal
 from lewm_core.types import Action, Frame
+from tests.core.device_toys import Moves
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 
@@ -185,8 +186,12 @@ def test_a_search_asks_its_device_for_nothing_and_brings_nothing_to_it(checkpoin
     agent._space = elsewhere(agent._space)
     latents = torch.zeros(2, agent.planner.context, checkpoint.model.config.latent_dim)
     past = torch.zeros(2, agent.planner.context - 1, agent.frameskip, 2)
-    found = agent._find(lambda shape: torch.zeros(shape, device='meta'), *elsewhere(
-        (latents, past, latents[:, 0], agent._center(2))))
+    given = elsewhere((latents, past, latents[:, 0], agent._center(2)))
+    # As in a recording, which knows what is needed but once.
+    agent._find(lambda shape: torch.zeros(shape, device='meta'), *given)
+    with Moves() as moves:
+        found = agent._find(lambda shape: torch.zeros(shape, device='meta'), *given)
+    assert not moves.seen
     assert [value.device.type for value in found] == ['meta'] * 3
     assert found[0].shape == (2, agent.planner.horizon, agent.frameskip, 2)
 
