@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import resource
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -45,6 +46,13 @@ def other_python() -> dict[str, str]:
     """The environment for another interpreter: nothing that leads to this one's libraries."""
     return {key: value for key, value in os.environ.items()
             if not key.startswith(('PYTHON', '_ROS')) and key != 'LD_LIBRARY_PATH'}
+
+
+def peak_mb(device: torch.device) -> float:
+    """The most memory that this process has taken so far, MiB: on a GPU the GPU's."""
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def hardware() -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import resource
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lewm_core.agent import Agent
-from lewm_core.bench.common import alternate, ratio
+from lewm_core.bench.common import alternate, peak_mb, ratio
 from lewm_core.bench.kernels import kernel_share
 from lewm_core.bench.planner_speed import perturbed
 from lewm_core.checkpoint import Checkpoint, load_checkpoint
@@ -22,12 +21,14 @@ from lewm_core.imagine import Imagination
 from lewm_core.jobs import BenchPlannerJob
 from lewm_core.model import LatentDynamics
 from lewm_core.planner import goal_objective, solve
+from lewm_core.trainer import resolve_device
 from lewm_core.types import Frame, UserError
 
 _PLANS = 200
 # DINO-WM's predictor (arXiv 2411.04983): 3 frames of 14² or 16² tokens, width 384.
 _WIDTH, _DEPTH, _HEADS, _HEAD_DIM, _MLP, _FRAMES = 384, 6, 16, 64, 2048, 3
-_PATCH_SAMPLES, _VECTOR_SAMPLES = 2, 300
+# Of patches, a GPU has room for more; with two of them it would be idle.
+_PATCH_SAMPLES, _PATCH_SAMPLES_GPU, _VECTOR_SAMPLES = 2, 100, 300
 
 
 def small(job: BenchPlannerJob) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -74,29 +75,32 @@ def patches(job: BenchPlannerJob) -> tuple[list[dict[str, Any]], dict[str, Any]]
 
     What counts is the time of one rollout: a full search of the latter takes an hour here.
     """
-    model, rows = perturbed(job.model, job.seed), []
+    device, rows = resolve_device(job.device), []
+    model = perturbed(job.model, job.seed).to(device)
     runs: dict[str, Any] = {}
+    few = _PATCH_SAMPLES if device.type == 'cpu' else _PATCH_SAMPLES_GPU
     configs = {count: dataclasses.replace(job.planner, samples=count, elites=2, iterations=1)
-               for count in (_PATCH_SAMPLES, _VECTOR_SAMPLES)}
+               for count in (few, _VECTOR_SAMPLES)}
     for dtype, name in ((torch.float32, 'float32'), (torch.bfloat16, 'bf16')):
         ours = Imagination(model, dtype)
-        runs[f'vector_{name}'] = _search(ours, model.config.latent_dim, configs[_VECTOR_SAMPLES])
+        runs[f'vector_{name}'] = _search(ours, model.config.latent_dim, configs[_VECTOR_SAMPLES],
+                                         device)
         for tokens in (196, 256):
-            theirs = PatchDynamics(tokens, job.seed).to(dtype)
+            theirs = PatchDynamics(tokens, job.seed).to(device, dtype)
             runs[f'patches{tokens}_{name}'] = _search(theirs, tokens * _WIDTH,
-                                                      configs[_PATCH_SAMPLES])
+                                                      configs[few], device)
     seconds = alternate(runs, job.rounds)
     summary: dict[str, Any] = {}
     for key, taken in seconds.items():
         kind, name = key.split('_')
-        config = configs[_VECTOR_SAMPLES if kind == 'vector' else _PATCH_SAMPLES]
+        config = configs[_VECTOR_SAMPLES if kind == 'vector' else few]
         tokens = 1 if kind == 'vector' else int(kind.removeprefix('patches'))
         rows.append(_row('patches', config.solver, name, config, job,
                          1e3 * float(np.median(taken)), tokens=tokens))
         if tokens > 1:
             # The mean is tried after the candidates: one rollout more.
             summary[f'rollouts_faster_than_{tokens}_tokens_{name}'] = ratio(
-                taken / (_PATCH_SAMPLES + 1), seconds[f'vector_{name}'] / (_VECTOR_SAMPLES + 1))
+                taken / (few + 1), seconds[f'vector_{name}'] / (_VECTOR_SAMPLES + 1))
     return rows, summary
 
 
@@ -140,11 +144,12 @@ class PatchDynamics(LatentDynamics):
         return self.norm(x).unflatten(1, (frames, -1)).flatten(2).float()
 
 
-def _search(dynamics: Any, latent: int, config: PlannerConfig) -> Any:
-    """A function that plans once from and to random latents of width `latent`."""
-    draw = torch.Generator().manual_seed(0)
-    start, goal = torch.randn(2, 1, latent, generator=draw)
-    objective = goal_objective(dynamics, start[None], torch.zeros(1, 0, 5, 2), goal, 'final')
+def _search(dynamics: Any, latent: int, config: PlannerConfig, device: torch.device) -> Any:
+    """A function that plans once from and to random latents of width `latent` on `device`."""
+    draw = torch.Generator(device).manual_seed(0)
+    start, goal = torch.randn(2, 1, latent, generator=draw, device=device)
+    past = torch.zeros(1, 0, 5, 2, device=device)
+    objective = goal_objective(dynamics, start[None], past, goal, 'final')
     return lambda: solve(objective, [-1, -1], [1, 1], [0.3, 0.3], config, generator=draw,
                          frameskip=5)
 
@@ -154,4 +159,4 @@ def _row(table: str, solver: str, dtype: str, config: PlannerConfig, job: BenchP
     return {'table': table, 'solver': solver, 'device': job.device, 'dtype': dtype, 'batch': 1,
             'samples': config.samples, 'iterations': config.iterations,
             'horizon': config.horizon, 'plan_ms': plan_ms, 'final_cost': None,
-            'peak_mb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, **more}
+            'peak_mb': peak_mb(torch.device(job.device)), **more}

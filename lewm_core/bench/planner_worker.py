@@ -7,7 +7,6 @@ plan_ours_PRECISION_N.npy (B, K, F, A), is in robot units.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from functools import partial
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 
 from lewm_core.agent import Agent
+from lewm_core.bench.common import peak_mb
 from lewm_core.bench.kernels import kernel_share
 from lewm_core.checkpoint import load_checkpoint
 from lewm_core.config import PlannerConfig
@@ -45,11 +45,8 @@ def main() -> None:
         found = plan()
         seconds = time.perf_counter() - begun
         np.save(folder / f'plan_ours_{precision}_{number}.npy', found)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        if agent.device.type == 'cuda':
-            peak = torch.cuda.max_memory_allocated() / 2**20
-        print(json.dumps({'seconds': seconds, 'peak_mb': peak, 'kernel_share': share,
-                          'recorded': agent.recorded > 0}), flush=True)
+        print(json.dumps({'seconds': seconds, 'peak_mb': peak_mb(agent.device),
+                          'kernel_share': share, 'recorded': agent.recorded > 0}), flush=True)
 
 
 def _plan(agent: Agent, problem: Any, seed: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lewm_core.agent import Agent
-from lewm_core.bench import planner_success
+from lewm_core.bench import planner_small, planner_success
 from lewm_core.bench.planner import run_planner
 from lewm_core.bench.planner_small import PatchDynamics, small
 from lewm_core.bench.planner_speed import median_interval, perturbed
@@ -193,3 +193,16 @@ def test_a_proposal_that_the_checkpoint_lacks_is_refused(model, tmp_path):
 def test_what_the_bench_cannot_do_is_refused(changes, words, tmp_path):
     with pytest.raises(UserError, match=words):
         run_planner(job(output=tmp_path / 'planner.json', **changes), [])
+
+
+def test_patches_are_timed_on_the_device_that_their_rows_name(monkeypatch):
+    """With device=cuda the rows said so, and the table had been measured on the CPU."""
+    used = []
+
+    def search(dynamics, latent, config, device):
+        own = dynamics._positions if latent == 16 else next(dynamics.parameters())
+        used.append((own.device.type, device.type))
+        return lambda: None
+    monkeypatch.setattr(planner_small, '_search', search)
+    rows, _ = planner_small.patches(job(device='meta', rounds=1))
+    assert used == [('meta', 'meta')] * 6 and {row['device'] for row in rows} == {'meta'}
