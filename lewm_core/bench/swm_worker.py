@@ -52,7 +52,8 @@ def main() -> None:
     sys.stdout = sys.stderr  # the library prints
     torch.set_num_threads(int(sys.argv[2]))
     search = json.loads((folder / 'search.json').read_text())
-    model = build(folder)
+    device = torch.device(search['device'])
+    model = build(folder).to(device)
     print(json.dumps({'ready': True}), file=answers, flush=True)
     for line in sys.stdin:
         number = json.loads(line)['problem']
@@ -66,16 +67,24 @@ def main() -> None:
         space = gymnasium.spaces.Box(-1, 1, (batch, search['action_dim']))
         solver.configure(action_space=space, n_envs=batch, config=SimpleNamespace(
             horizon=search['horizon'], action_block=search['frameskip']))
+        if device.type == 'cuda' and not number:
+            solver.solve(_info(problem, search))  # first-use costs, which ours has paid as well
         begun = time.perf_counter()
-        frame, goal = (((torch.from_numpy(problem[name]).permute(0, 3, 1, 2) / 255) - _MEAN)
-                       .div(_STD)[:, None] for name in ('frame', 'goal'))
-        info = {'pixels': frame, 'goal': goal,
-                'action': torch.zeros(batch, 1, search['action_dim'] * search['frameskip'])}
-        plan = solver.solve(info)['actions']
+        plan = solver.solve(_info(problem, search))['actions']
         seconds = time.perf_counter() - begun
         np.save(folder / f'plan_swm_{number}.npy', plan.float().numpy())
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        if device.type == 'cuda':
+            peak = torch.cuda.max_memory_allocated(device) / 2**20
         print(json.dumps({'seconds': seconds, 'peak_mb': peak}), file=answers, flush=True)
+
+
+def _info(problem: np.lib.npyio.NpzFile, search: dict) -> dict:
+    """What the solver is given: both pictures as its loader's workers make them."""
+    frame, goal = (((torch.from_numpy(problem[name]).permute(0, 3, 1, 2) / 255) - _MEAN)
+                   .div(_STD)[:, None] for name in ('frame', 'goal'))
+    width = search['action_dim'] * search['frameskip']
+    return {'pixels': frame, 'goal': goal, 'action': torch.zeros(len(frame), 1, width)}
 
 
 if __name__ == '__main__':
