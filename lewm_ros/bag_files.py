@@ -48,11 +48,12 @@ def find_bags(paths: Sequence[str | Path]) -> list[Path]:
     if not paths:
         raise UserError('no bag is given; give the path of at least one recording')
     found: dict[Path, None] = {}  # once each, in order
-    for path in map(Path, paths):
+    for given in paths:
+        path = Path(given)
         if path.exists():
             matches = [path]
-        else:
-            matches = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
+        else:  # as it was given: a Path forgets the last slash, which asks for directories alone
+            matches = [Path(p) for p in sorted(glob.glob(os.fspath(given), recursive=True))]
         if not matches:
             raise UserError(f'bag {str(path)!r} does not exist; give the path of a rosbag2 '
                             'directory or of a .mcap, .db3 or .bag file')

@@ -179,6 +179,8 @@ def test_paths_may_be_patterns_and_folders_of_folders(tmp_path):
     monday = [tmp_path / 'monday' / 'a', tmp_path / 'monday' / 'b']
     assert find_bags([tmp_path / 'mon*']) == monday
     assert find_bags([tmp_path / 'monday' / '*', tmp_path / 'monday']) == monday
+    (tmp_path / 'monday' / 'notes.txt').touch()  # a last slash asks for directories alone
+    assert find_bags([f'{tmp_path}/monday/*/']) == monday
     assert find_bags([tmp_path]) == [*monday, alone, tmp_path / 'tuesday' / 'deep' / 'c']
     with pytest.raises(UserError, match='does not exist'):
         find_bags([tmp_path / 'wed*'])
