@@ -201,10 +201,12 @@ def main(args: Sequence[str] | None = None) -> int:
     words = own_args(args)
     if {'-h', '--help'} & set(words):
         try:
-            print(usage())
+            print(usage(), flush=True)
         except UserError as error:
             print(f'train_from_bags: {error}', file=sys.stderr)
             return 1
+        except BrokenPipeError:  # `train_from_bags --help | head`
+            sys.stderr.close()
         return 0
     logging.basicConfig(level=logging.INFO, format='%(message)s')
 
