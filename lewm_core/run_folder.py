@@ -22,6 +22,8 @@ from lewm_core.environment import write_environment
 from lewm_core.types import UserError
 
 # What may differ when a run goes on: none of these changes what a step computes or what is kept.
+# Of the search, whose settings belong to the checkpoint, the horizon alone counts: the skill that
+# keeps a model looks so far ahead.
 _FREE = {'device', 'threads', 'frames', 'checkpoint_every', 'log_every', 'tensorboard', 'logger',
          'stop_on_collapse', 'proposal_steps', 'distance_steps', 'uncertainty_steps'}
 _STATE = ('step', 'model', 'objective', 'optimizer', 'precision', 'seconds', 'best')
@@ -45,6 +47,11 @@ class Settings:
         tree['dataset'] = {'path': str(dataset.path), 'frames': len(dataset),
                            'episodes': len(dataset.ep_len), 'sha256': _fingerprint(dataset)}
         return tree
+
+
+def trained_already(output: str | Path, settings: Settings, dataset: Dataset) -> bool:
+    """Whether a finished run of these settings lies in `output`; UserError when it had others."""
+    return RunFolder(output, settings, dataset.with_split(settings.data)).finished()
 
 
 class RunFolder:
@@ -118,6 +125,13 @@ class RunFolder:
         with self.metrics.open('a') as file:
             file.write(json.dumps({k: v for k, v in row.items() if v is not None}) + '\n')
 
+    def finished(self) -> bool:
+        """Whether a finished run of these settings is here; UserError when it had others."""
+        found = self.model.exists() and self._finished()
+        if found:
+            self._same_settings()
+        return found
+
     def _finished(self) -> bool:
         # A model that some other tool put here is as much worth keeping.
         return not self.trainer.exists() or bool(read_metadata(self.model)['metrics'].get(
@@ -130,15 +144,16 @@ class RunFolder:
         except (OSError, ValueError):
             raise UserError(f'{str(self.config)!r} is missing or not JSON, so the run there '
                             'cannot be resumed; give another output, or overwrite=true') from None
-        for group in ('model', 'data', 'train', 'robot', 'dataset'):
+        for group in ('model', 'data', 'train', 'planner', 'robot', 'dataset'):
             old, new = before.get(group, {}), self.settings[group]
+            free = {'train': _FREE, 'dataset': {'path'},
+                    'planner': new.keys() - {'horizon'}}.get(group, ())
             for key in new:
-                free = key in _FREE if group == 'train' else (group, key) == ('dataset', 'path')
-                if not free and old.get(key) != new[key]:
+                if key not in free and old.get(key) != new[key]:
                     raise UserError(
-                        f'the unfinished run in {str(self.path)!r} has {group}.{key}='
-                        f'{old.get(key)!r}, but {new[key]!r} is asked for; resume it with its own '
-                        'settings, give another output, or overwrite=true')
+                        f'the run in {str(self.path)!r} has {group}.{key}={old.get(key)!r}, but '
+                        f'{new[key]!r} is asked for; go on with its own settings, give another '
+                        'output, or overwrite=true')
 
     def _cut_metrics(self, step: int) -> None:
         """Drops what was logged after the checkpoint, and a line that a kill cut short."""

@@ -16,6 +16,7 @@ from lewm_core.compose import compose
 from lewm_core.data import Dataset
 from lewm_core.jobs import TuneLambdaJob
 from lewm_core.report import Page, new_figure, to_png
+from lewm_core.run_folder import Settings, trained_already
 from lewm_core.train import train
 from lewm_core.types import UserError
 
@@ -96,7 +97,10 @@ def run_tune_lambda(job: TuneLambdaJob, overrides: list[str]) -> int:
 
 
 def train_trial(job: TuneLambdaJob, dataset: Dataset, weight: float) -> Trial:
-    """The trial of λ = `weight`, trained in the job's output unless it is there already."""
+    """The trial of λ = `weight`, trained in the job's output unless it is there already.
+
+    Raises UserError where one of other settings or data is there: two of them do not compare.
+    """
     steps = max(1, round(job.share * job.train.steps))
     folder = job.output / 'trials' / f'{weight:g}'
     # A trial drives nowhere: no heads.
@@ -105,8 +109,8 @@ def train_trial(job: TuneLambdaJob, dataset: Dataset, weight: float) -> Trial:
                                  uncertainty_steps=0)
     model = dataclasses.replace(job.model, sigreg_weight=weight)
     path = folder / 'model.safetensors'
-    done = path.exists() and read_metadata(path)['metrics'].get('finished')
-    if not done or job.overwrite:
+    settings = Settings(model, job.data, config, job.planner, job.surprise)
+    if job.overwrite or not trained_already(folder, settings, dataset):
         train(dataset, model, job.data, config, folder, planner=job.planner,
               surprise=job.surprise, overwrite=job.overwrite)
     rows = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]

@@ -24,6 +24,7 @@ from lewm_core.data import Dataset
 from lewm_core.envs import WORLDS, make_world
 from lewm_core.evaluation.perturbations import in_world
 from lewm_core.jobs import BenchObjectivesJob, BenchPlannerJob
+from lewm_core.run_folder import Settings, trained_already
 from lewm_core.skill import open_loop_skill
 from lewm_core.surprise import SurpriseMonitor
 from lewm_core.tails import auroc
@@ -84,7 +85,10 @@ def weighted(name: str, factor: float, model: ModelConfig, config: TrainConfig
 
 def _trained(job: BenchObjectivesJob, dataset: Dataset, name: str, factor: float, seed: int,
              steps: int) -> Path:
-    """The checkpoint of one training; the one that is there already where it is finished."""
+    """The checkpoint of one training; the one that is there already where it is finished.
+
+    Raises UserError where that one had other settings or data.
+    """
     config = dataclasses.replace(job.train, steps=steps, seed=seed, stop_on_collapse=False,
                                  validate_every=max(1, steps // 4))
     if steps < job.train.steps:  # a tuning run drives nowhere
@@ -92,12 +96,12 @@ def _trained(job: BenchObjectivesJob, dataset: Dataset, name: str, factor: float
                                      uncertainty_steps=0)
     model, config = weighted(name, factor, job.model, config)
     folder = job.output.with_suffix('') / f'{name}_x{factor:.2g}_seed{seed}_steps{steps}'
-    path = folder / 'model.safetensors'
-    if job.overwrite or not (path.exists() and read_metadata(path)['metrics']['finished']):
+    settings = Settings(model, job.data, config, job.planner, job.surprise)
+    if job.overwrite or not trained_already(folder, settings, dataset):
         log.info('training %s', folder)
         train(dataset, model, job.data, config, folder, planner=job.planner,
               surprise=job.surprise, overwrite=job.overwrite)
-    return path
+    return folder / 'model.safetensors'
 
 
 def tuned(skill: Callable[[float], float | None]) -> tuple[float, dict[float, float | None]]:

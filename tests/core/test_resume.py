@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from lewm_core.checkpoint import load_checkpoint
-from lewm_core.config import DataConfig, TrainConfig
+from lewm_core.config import DataConfig, PlannerConfig, TrainConfig
 from lewm_core.train import train
 from lewm_core.types import UserError
 
@@ -140,6 +140,16 @@ def test_an_unfinished_run_resumes_only_with_its_own_settings(
     configs[group] = dataclasses.replace(configs[group], **change)
     with pytest.raises(UserError, match=named):
         train(recording, configs['model'], configs['data'], configs['train'], tmp_path)
+
+
+def test_an_unfinished_run_keeps_to_the_horizon_of_the_skill_that_keeps_its_model(
+        recording, toy_model, tmp_path):
+    """The best of 5 blocks ahead was compared with later ones of 2, and the easier figure won."""
+    train(recording, toy_model, DataConfig(), QUICK, tmp_path, should_stop=stop_after(3))
+    with pytest.raises(UserError, match='planner.horizon=5, but 2'):
+        train(recording, toy_model, DataConfig(), QUICK, tmp_path,
+              planner=PlannerConfig(horizon=2))
+    train(recording, toy_model, DataConfig(), QUICK, tmp_path, planner=PlannerConfig(samples=50))
 
 
 def test_an_unfinished_run_resumes_only_on_its_own_frames(recording, record, toy_model, tmp_path):

@@ -69,6 +69,11 @@ def test_trials_that_learned_nothing_choose_nothing(drives, tmp_path, capsys):
     assert 'the latents collapsed at each of 2 λ up to 0.447' in capsys.readouterr().err
     assert sorted(p.name for p in (tmp_path / 'trials').iterdir()) == ['0.1', '0.447']
     assert not (tmp_path / 'tune_lambda.json').exists()
+    # The sentence advises a greater share. The trials of the smaller one were taken for its own.
+    assert main([*words, 'share=0.9']) == 1
+    assert 'train.steps=1, but 2 is asked for' in capsys.readouterr().err
+    assert main([*words, 'share=0.9', 'overwrite=true']) == 1
+    assert 'the latents collapsed at each' in capsys.readouterr().err
 
 
 def test_tune_lambda_leaves_a_page_and_says_what_to_train_with(
@@ -102,6 +107,8 @@ def test_both_objectives_stand_in_one_table_and_nothing_is_trained_twice(
     monkeypatch.setattr('lewm_core.bench.objectives.train', None)
     assert main(words) == 0
     assert 'lewm (weights x' in capsys.readouterr().out
+    assert main([*words, 'train.batch_size=9']) == 1
+    assert 'train.batch_size=8, but 9 is asked for' in capsys.readouterr().err
 
 
 def test_tuning_goes_on_while_the_best_is_at_an_end():
