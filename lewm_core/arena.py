@@ -40,6 +40,9 @@ class Arena(gymnasium.Env):
 
     metadata = {'render_modes': ['rgb_array'], 'render_fps': round(1 / TICK_S)}
     radius = 0.05
+    ended = False
+    # What `set_colour` does, by its kind.
+    looks = {kind: f'colour of {kind}' for kind in COLOURS}
 
     def __init__(self, pixels: int = 64, render_mode: str | None = 'rgb_array') -> None:
         self.pixels, self.render_mode = pixels, render_mode

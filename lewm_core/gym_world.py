@@ -41,6 +41,9 @@ class GymRobot(gymnasium.Env):
 
     metadata = {'render_modes': ['rgb_array']}
     render_mode = 'rgb_array'
+    # What `set_colour` does here, where nothing is known of what is in the picture.
+    looks = {'floor': 'another light', 'robot': 'colours exchanged',
+             'all': 'another light, colours exchanged'}
 
     def __init__(self, name: str, pixels: int | None = None, **options: Any) -> None:
         self._make = lambda: _make(name, options)
@@ -70,15 +73,20 @@ class GymRobot(gymnasium.Env):
         """The environment's own observation and info."""
         super().reset(seed=seed)
         self.clear_colour()
+        self.ended = False
         self._observation, info = self.env.reset(seed=seed, options=options)
         return self._observation, info
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict]:
         """The environment's own five; the action is clipped to its limits."""
         action = np.clip(np.asarray(action, np.float64), self._low, self._high)
-        result = self.env.step(action.astype(self.action_space.dtype))
-        self._observation = result[0]
+        result = self.env.step(self._native(action))
+        self._observation, self.ended = result[0], bool(result[2] or result[3])
         return result
+
+    def advance(self, action: np.ndarray) -> None:
+        """Nothing; one tick as in `step`. `ended` says whether the episode is over with it."""
+        self.step(action)
 
     def render(self) -> np.ndarray:
         """The picture (pixels, pixels, 3) uint8 RGB."""
@@ -133,6 +141,10 @@ class GymRobot(gymnasium.Env):
         self._colour = colour
         return distance
 
+    def measurable(self) -> bool:
+        """Whether the state holds a number that changes, without which nothing is far or near."""
+        return bool((self._ranges() > 0).any())
+
     def set_colour(self, kind: str | None = None) -> str:
         """The `kind` of change: another light ('floor'), other paint ('robot') or both ('all').
 
@@ -160,6 +172,10 @@ class GymRobot(gymnasium.Env):
                         'policy random, hold or external')
 
     # For subclasses
+    def _native(self, action: np.ndarray) -> np.ndarray:
+        """What the environment is told for the command (A,)."""
+        return action.astype(self.action_space.dtype)
+
     def _imagined(self) -> gymnasium.Env:
         if self._aside is None:
             self._aside = self._make()
@@ -200,17 +216,21 @@ class GymRobot(gymnasium.Env):
 
     def _radii(self, one: np.ndarray, other: np.ndarray) -> float:
         """The greatest distance of two states (N,) in any number, in twentieths of its range."""
+        moving = self._ranges() > 0
+        if not moving.any():
+            raise UserError(f'environment {self._name!r} observes no number that changes, so no '
+                            'goal can be told to be reached; choose another environment or mode')
+        return float((np.abs(one - other)[moving] / (self._ranges()[moving] / 20)).max())
+
+    def _ranges(self) -> np.ndarray:
+        """The range (N,) of each number of the state in some short random drives."""
         if self._range is None:
             aside, rng = self._imagined(), np.random.default_rng(0)
             seen = []
             for seed in range(20):
                 seen += [_flat(aside.reset(seed=seed)[0]), self._drift(aside, rng, 40)]
             self._range = np.ptp(seen, axis=0)
-        moving = self._range > 0
-        if not moving.any():
-            raise UserError(f'environment {self._name!r} observes no number that changes, so no '
-                            'goal can be told to be reached; choose another environment or mode')
-        return float((np.abs(one - other)[moving] / (self._range[moving] / 20)).max())
+        return self._range
 
 
 def held_at_random(rng: np.random.Generator, low: np.ndarray, high: np.ndarray) -> Callable:

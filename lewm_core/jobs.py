@@ -106,8 +106,8 @@ class EvaluateJob:
     sections: tuple[str, ...] = option(f'what to measure, of {", ".join(SECTIONS)}', SECTIONS)
     compare: Path | None = option('a second dataset, for the gap between the two: the same '
                                   'robot, simulated and real', None)
-    world: str = option('where fresh drives come from: two_room, push, none, or auto: as the '
-                        'robot is called', 'auto')
+    world: str = option('where fresh drives come from: two_room, push, pusht, a Gymnasium '
+                        "environment's id, none, or auto: as the robot is called", 'auto')
     seed: int = option('of the fits, the drives and the bootstrap', 0, 0, 2**31 - 1)
     frames: int = option('frames looked at in each split, at most', 20_000, 2, 10**9)
     windows: int = option('windows for open loop and straightness, at most', 1000, 1, 10**7)

@@ -15,6 +15,7 @@ from lewm_core.types import UserError
 NAME = 'gym_pusht/PushT-v0'
 SIDE, TICK_S, MAX_SPEED = 512.0, 0.1, 200.0
 _INSIDE = 30.0  # where the disc is told to stay away from the walls, which don't stop it
+_WALL = 7.0  # how far the walls reach into the arena
 # The simulator's controller takes a place to go to, and pulls with 100/s² and brakes with 20/s:
 # towards a place that keeps a quarter second's way ahead the disc moves at that speed.
 _LEAD_S = 0.25
@@ -25,6 +26,10 @@ class PushT(GymRobot):
 
     A place as a command would have no safe value and no limit on speed. Coordinates are the
     simulator's: 0 to 512 pixels, y down.
+
+    No wall stops the disc, so it can squeeze the block out between them, from where nothing
+    brings it back. An episode therefore ends (`truncated`) once a corner of the block has left
+    the picture, and none begins so.
     """
 
     radius = 15.0
@@ -39,18 +44,42 @@ class PushT(GymRobot):
         self._low, self._high = np.full(2, -MAX_SPEED), np.full(2, MAX_SPEED)
         self.action_space = gymnasium.spaces.Box(-MAX_SPEED, MAX_SPEED, (2,), np.float32)
 
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None
+              ) -> tuple[Any, dict]:
+        """The simulator's own observation and info; it may lay the block across a wall."""
+        result = super().reset(seed=seed, options=options)
+        while options is None and not _within(self.env, 0.0):
+            result = super().reset()
+        return result
+
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict]:
         """The simulator's five after one tick of velocity `action` (2,), px/s."""
-        here = np.array(self.env.agent.position)
-        ahead = here + np.clip(np.asarray(action, np.float64), -MAX_SPEED, MAX_SPEED) * _LEAD_S
-        result = self.env.step(np.clip(ahead, _INSIDE, SIDE - _INSIDE))
-        self._observation = result[0]
-        return result
+        observation, reward, terminated, truncated, info = super().step(action)
+        truncated = truncated or not _within(self.env, 0.0)
+        self.ended = bool(terminated or truncated)
+        return observation, reward, terminated, truncated, info
 
     def state(self) -> dict[str, float]:
         """Where the disc and the block are, px, and how far the block is turned, rad in [0, 2π).
         """
         return _read(self.env)
+
+    def set_state(self, state: dict[str, float]) -> None:
+        """Nothing; disc and block are where `state`, as `state()` gives it, says.
+
+        Exactly, which the simulator's own option `reset_to_state` is not: it turns the block
+        after placing it, and so about another point. The disc keeps its velocity.
+        """
+        velocity = self.env.agent.velocity
+        _write(self.env, state)
+        self.env.agent.velocity = velocity
+
+    def possible(self) -> bool:
+        """Whether the disc is where commands lead and not in the block, which no wall touches."""
+        here = self._here()
+        apart = min(shape.point_query(tuple(here)).distance for shape in self.env.block.shapes)
+        return (bool((np.abs(here - SIDE / 2) <= SIDE / 2 - _INSIDE + 1.0).all())
+                and apart >= self.radius and _within(self.env, _WALL))
 
     def sample_task(self, rng: np.random.Generator) -> Task:
         """A task for the disc, 0.4 of the arena long at least, clear of the block."""
@@ -60,8 +89,9 @@ class PushT(GymRobot):
             start = _read(aside)
             goal = rng.uniform(_INSIDE, SIDE - _INSIDE, 2)
             apart = np.hypot(goal[0] - start['x'], goal[1] - start['y'])
-            if apart > 0.4 * SIDE and _free(aside, goal) and _free(
-                    aside, np.array([start['x'], start['y']])):
+            free = all(_free(aside, place) for place in (
+                goal, np.array([start['x'], start['y']])))
+            if apart > 0.4 * SIDE and free and _within(aside, 0.0):
                 return Task(start, goal)
 
     def reset_to(self, task: Task) -> None:
@@ -108,6 +138,9 @@ class PushT(GymRobot):
         """The command (2,) straight towards `goal`, through whatever is in between."""
         return _toward(self._here(), np.asarray(goal))
 
+    def _native(self, action: np.ndarray) -> np.ndarray:
+        return np.clip(self._here() + action * _LEAD_S, _INSIDE, SIDE - _INSIDE)
+
     def _picture(self, env: gymnasium.Env) -> np.ndarray:
         # It would draw a cross where the last command leads, which a real camera doesn't see.
         env._last_action = None
@@ -138,6 +171,13 @@ def _write(env: Any, state: dict[str, float]) -> None:
     env.block.velocity, env.block.angular_velocity = (0.0, 0.0), 0.0
     for body in (env.agent, env.block):
         env.space.reindex_shapes_for_body(body)
+
+
+def _within(env: Any, margin: float) -> bool:
+    """Whether all of the block is in the picture and `margin`, px, from its edges."""
+    corners = np.array([env.block.local_to_world(corner) for shape in env.block.shapes
+                        for corner in shape.get_vertices()])
+    return bool((np.abs(corners - SIDE / 2) <= SIDE / 2 - margin).all())
 
 
 def _free(env: Any, place: np.ndarray) -> bool:

@@ -30,6 +30,8 @@ WORLDS = {'two_room': 'two_room', 'push': 'push', 'pusht': 'gym_pusht/PushT-v0'}
 
 # Messages of a node that has ended are on their way for no longer than this.
 SILENCE_S = 20.0
+# And after so much silence what can't be counted beforehand is taken to be all there.
+CALM_S = 3.0
 
 
 @dataclass
@@ -72,17 +74,20 @@ class Run:
         say(f'      done in {seconds:.1f} s')
 
     def follow(self, what: str, total: int, now: Callable[[], int], node: str,
-               timeout_s: float = 900.0) -> None:
+               timeout_s: float = 900.0, enough: Callable[[], int] | None = None) -> None:
         """Shows progress (`now()` of `total`) until `node` has ended and all of it was heard.
 
-        Raises UserError when the node ends badly, when `timeout_s` is over, and when nothing new
-        has been heard for a while after the node's end.
+        `enough()`: how many may be all there are, if no more come for a while. Raises UserError
+        when the node ends badly, when `timeout_s` is over, and when nothing new has been heard for
+        a while after the node's end.
         """
         count, said, news = -1, 0.0, time.monotonic()
         deadline = news + timeout_s
         with tqdm(total=total, desc=f'      {what}', disable=not sys.stderr.isatty(),
                   leave=False, unit_scale=True) as bar:
-            while not (self.fleet.ended(node) and count >= total):
+            while not (self.fleet.ended(node) and (count >= total or (
+                    enough is not None and count >= enough()
+                    and time.monotonic() > news + CALM_S))):
                 self.fleet.check()
                 if now() != count:
                     count, news = now(), time.monotonic()

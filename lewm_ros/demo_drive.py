@@ -129,13 +129,23 @@ def _drive(run: Run, name: str, frames: int, seed: int, **parameters: Any) -> No
     run.sim(name, mode='drive', policy='explore', frames=frames, seed=seed, wait_subscribers=1,
             wait_topics=f'{run.spec.camera.topic},{run.spec.action.topic}', recorded_topic='',
             speed=WATCH_SPEED, queue_depth=QUEUE_DEPTH, **parameters)
-    blocks, statuses = frames // frameskip - 1, run.watcher.statuses
-    run.follow('blocks watched', blocks, lambda: len(statuses), name)
+    statuses, counts = run.watcher.statuses, run.watcher.counts
+    marker = (run.spec.episode_topic or '').strip('/')
+
+    def least() -> int:
+        # Where the world ends an episode, the block that was under way is lost.
+        episodes = next((int(count) for topic, count in counts.get(
+            'sim_robot/published', {}).items() if topic.strip('/') == marker), 1)
+        return frames // frameskip - episodes
+
+    run.follow('blocks watched', frames // frameskip - 1, lambda: len(statuses), name,
+               enough=least)
 
 
 def _score(values: dict[str, Any]) -> dict[str, Any]:
     score, threshold = float(values['score']), float(values['threshold'])
     return {'stamp_ns': values['stamp_ns'], 'score': score, 'threshold': threshold,
+            'cusum': float(values['cusum']), 'cusum_threshold': float(values['cusum_threshold']),
             'jumped': score > threshold, 'exceeds': values['exceeds'] == 'true',
             'alarm': values['alarm'] == 'true'}
 
@@ -143,10 +153,13 @@ def _score(values: dict[str, Any]) -> dict[str, Any]:
 def _surprise(run: Run, quiet_s: float, block_s: float) -> dict[str, Any]:
     """Detection and false alarms, from the scores heard and the events announced."""
     scores, events = run.material.scores, run.material.events
-    end_ns = scores[0]['stamp_ns'] + round(1e9 * quiet_s)
+    # The clock jumps where the world ends an episode: by it this would be less than was driven.
+    end_ns = min([stamp for stamp, _ in events],
+                 default=scores[0]['stamp_ns'] + round(1e9 * quiet_s))
     normal = [s for s in scores if s['stamp_ns'] < end_ns]
     hours = len(normal) * block_s / 3600
     alarms = sum(s['alarm'] for s in normal)
+    by_score = sum(s['alarm'] and s['jumped'] for s in normal)
     low, high = poisson_interval(alarms, hours)
     quiet_scores = np.array([s['score'] for s in normal])
     # A teleport is seen at once or never; a colour lasts, and may take as long to be noticed. That
@@ -162,10 +175,12 @@ def _surprise(run: Run, quiet_s: float, block_s: float) -> dict[str, Any]:
         'colours': len(delays['colour']), 'colours_detected': len(found['colour']),
         **{f'auroc_{kind}': auroc(each, quiet_scores) for kind, each in first.items()},
         'detection_delay_blocks_max': max(found['teleport'], default=math.nan),
-        'false_alarms': alarms, 'normal_hours': hours,
+        'false_alarms': alarms, 'false_alarms_by_score': by_score,
+        'false_alarms_by_sum': alarms - by_score, 'normal_hours': hours,
         'promised_per_hour': run.job.surprise.promised_per_hour,
         'false_alarm_ci_low': low, 'false_alarm_ci_high': high,
-        'threshold': scores[-1]['threshold'], 'median_score': float(np.median(quiet_scores))}
+        'threshold': scores[-1]['threshold'], 'cusum_threshold': scores[-1]['cusum_threshold'],
+        'median_score': float(np.median(quiet_scores))}
 
 
 def _block_of(scores: list[dict[str, Any]], stamp_ns: int) -> dict[str, Any]:

@@ -62,8 +62,10 @@ def _surprise(surprise: dict[str, Any]) -> list[Verdict]:
          and surprise['detection_delay_blocks_max'] <= 1,
          f'{surprise["teleports_detected"]} of {surprise["teleports"]} teleports detected within '
          'one block'),
-        (kept, f'{surprise["false_alarms"]} false alarms in {minutes:.0f} ordinary minutes, '
-         f'{low:.2f} to {high:.2f} an hour; {surprise["promised_per_hour"]:g} were promised')]
+        (kept, f'{surprise["false_alarms"]} false alarms in {minutes:.0f} ordinary minutes '
+         f'({surprise["false_alarms_by_score"]} by the score of a single block, '
+         f'{surprise["false_alarms_by_sum"]} by the sum of what lasts), {low:.2f} to '
+         f'{high:.2f} an hour; {surprise["promised_per_hour"]:g} were promised')]
 
 
 def _wall(wall_s: float) -> Verdict:

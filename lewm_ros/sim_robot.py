@@ -60,6 +60,7 @@ class SimRobot(BasicNode):
         self.goals = Goals(self.config, self.topics, self.wait)
         self._news = threading.Condition()
         self._pending = self._ending = self._reset = False
+        self._colour: str | None = None
         self._go = not self.config.wait_for_start
         self._listen()
         self._worker = threading.Thread(target=self._work, name='world', daemon=True)
@@ -176,6 +177,8 @@ class SimRobot(BasicNode):
         """Nothing; a fresh start of the world, for the first frame, a cut or ~/reset."""
         self._reset = False
         self.world.reset(seed=int(self._rng.integers(2**31)))
+        if self._colour is not None:  # the world ended an episode that looked so
+            self.world.set_colour(self._colour)
         self.drive.begin_episode()
         self.drive.policy = own_policy(self.config, self.world, self.spec, self._rng)
 
@@ -183,8 +186,9 @@ class SimRobot(BasicNode):
         if event.kind == TELEPORT:
             self.world.teleport(self._rng)
         elif event.kind == COLOUR:
-            self.world.set_colour()
+            self._colour = self.world.set_colour()
         elif event.kind == COLOUR_END:
+            self._colour = None
             self.world.clear_colour()
         self.topics.event(self.drive.stamp_ns, event.kind)
 

@@ -37,16 +37,17 @@ def measure(subject: Subject) -> dict[str, Any]:
     `perturbations` is None where nothing was calibrated or no trajectory is long enough.
     """
     driven, trials = promise.gather(subject), ordinary(subject)
-    made = [] if trials is None else [
-        outcome for outcome in outcomes(subject, trials, lambda name: log.info('  %s', name))
-        if len(outcome.disturbed)]
+    made = [] if trials is None else list(
+        outcomes(subject, trials, lambda name: log.info('  %s', name)))
+    never = [outcome.name for outcome in made if not len(outcome.disturbed)]
+    made = [outcome for outcome in made if len(outcome.disturbed)]
     found = {name: _by(score, subject, driven, made, name == 'monitor')
              for name, score in ways(subject).items()}
     if trials is None:
         return found
     return {**found, 'fresh': trials.fresh, 'trajectories': len(trials.pixels),
             'episodes': len(np.unique(trials.episode)), 'after': trials.after,
-            'block_s': subject.block_s}
+            'block_s': subject.block_s, 'never_happened': never}
 
 
 def ways(subject: Subject) -> dict[str, Score]:
@@ -160,6 +161,8 @@ def _show(page: Page, trials: dict[str, Any], found: dict[str, Any]) -> None:
         page.text('No trajectory is long enough, or nothing was calibrated: no perturbation was '
                   'judged.', 'note')
         return
+    if trials['never_happened']:
+        page.text(f'Never found room to happen: {", ".join(trials["never_happened"])}.', 'note')
     source = ('fresh simulated drives' if trials['fresh'] else
               f'windows of {trials["episodes"]} test episodes')
     page.text(f'{trials["trajectories"]} trajectories ({source}), each with and without the '

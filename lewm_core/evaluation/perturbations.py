@@ -15,6 +15,7 @@ import numpy as np
 from lewm_core.robot import RobotSpec
 
 TELEPORT_RADII = (1, 2, 3, 6)
+_FAR = 6.0  # radii: what a reset elsewhere changes at least
 
 # From pictures (N, T, H, W, 3), commands (N, T - 1, F, A), the event's frame, the robot and a
 # random generator to the same as they would have come.
@@ -112,12 +113,48 @@ def _swapped(actions: np.ndarray) -> np.ndarray:
 
 
 def in_world(world: Any) -> list[InWorld]:
-    """The perturbations of `world`: a teleport of each of its things, other colours."""
+    """The perturbations of `world`: a teleport of each of its things, other colours.
+
+    Where no single thing can be put elsewhere, but the world says how far its states are apart,
+    all of it is: it begins anew.
+    """
     found = [InWorld(f'teleport {thing or "robot"} {radii} radii', 'jump',
                      _teleport(thing, radii * world.radius))
-             for thing in things(world.state()) for radii in TELEPORT_RADII]
-    return found + [InWorld(f'colour of {kind}', 'shift', _colour(kind))
-                    for kind in ('floor', 'robot', 'all')]
+             for thing in movable(world) for radii in TELEPORT_RADII]
+    if not found and measurable(world):
+        found = [InWorld('reset elsewhere', 'jump', _reset_elsewhere)]
+    return found + [InWorld(name, 'shift', _colour(kind)) for kind, name in world.looks.items()]
+
+
+def movable(world: Any) -> list[str]:
+    """The things, as in `things`, that can be put elsewhere in `world`: none or all of them."""
+    able = all(hasattr(world, name) for name in ('set_state', 'possible', 'radius'))
+    return things(world.state()) if able else []
+
+
+def measurable(world: Any) -> bool:
+    """Whether `world` can tell how far one of its states is from another."""
+    return not hasattr(world, 'measurable') or world.measurable()
+
+
+def left_out(make_world: Callable[[], Any] | None) -> list[str]:
+    """What fresh drives in the world can't show, a sentence each; without a world, all of it."""
+    if make_world is None:
+        return ['There is no world to drive in: no teleports, no other colours and no goals, and '
+                'all driving is recorded.']
+    world, found = make_world(), []
+    if not movable(world):
+        found.append('Nothing in this world can be put elsewhere by itself, so there are no '
+                     'teleports of 1 to 6 radii' + (
+                         '; "reset elsewhere" lets all of it begin anew, six twentieths or more '
+                         'of the usual range away.' if measurable(world) else '.'))
+    if not measurable(world):
+        found.append('This world observes no number that changes, so nothing says when a goal is '
+                     'reached: there are no goals and no resets elsewhere.')
+    if hasattr(world, 'env'):
+        found.append('Colours are changed in the picture, all over, for the simulator has no '
+                     'other ones.')
+    return found
 
 
 def things(state: dict[str, float]) -> list[str]:
@@ -140,6 +177,10 @@ def _teleport(thing: str, distance: float) -> Callable[[Any, np.random.Generator
         world.set_state(before)
         return False
     return happen
+
+
+def _reset_elsewhere(world: Any, rng: np.random.Generator) -> bool:
+    return world.teleport(rng, _FAR) >= _FAR
 
 
 def _colour(kind: str) -> Callable[[Any, np.random.Generator], bool]:

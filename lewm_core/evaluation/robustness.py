@@ -14,7 +14,7 @@ from lewm_core.evaluation.goals import drive_to_goals
 from lewm_core.evaluation.intervals import over_episodes, text
 from lewm_core.evaluation.open_loop import (episode_sums, imagination_errors, longest,
                                             still_errors)
-from lewm_core.evaluation.perturbations import brightened, noisy, shifted
+from lewm_core.evaluation.perturbations import brightened, measurable, noisy, shifted
 from lewm_core.evaluation.probes import targets
 from lewm_core.evaluation.subject import Subject
 from lewm_core.probes import LinearProbe
@@ -59,12 +59,13 @@ def measure(subject: Subject) -> dict[str, Any]:
     """
     starts, blocks, episode = _windows(subject)
     rows = []
+    driven = subject.make_world is not None and measurable(subject.make_world())
     for i, disturbance in enumerate(DISTURBANCES):
         log.info('  %s', disturbance.name)
         row: dict[str, Any] = {'name': disturbance.name}
         if len(starts):
             row['open_loop'] = _imagined(subject, disturbance, starts, blocks, episode, i)
-        if subject.make_world is not None:
+        if driven:
             row['goals'] = drive_to_goals(subject, disturbance.look, disturbance.noise,
                                           disturbance.delay)
         rows.append(row)

@@ -17,6 +17,7 @@ from lewm_core import __version__
 from lewm_core.atomic import refuse_existing, write_text
 from lewm_core.checkpoint import load_checkpoint
 from lewm_core.data import SPLITS, Dataset
+from lewm_core.evaluation.perturbations import left_out
 from lewm_core.evaluation.subject import Subject, find_world, fitting, settings
 from lewm_core.jobs import SECTIONS, EvaluateJob
 from lewm_core.monitor import latent_statistics
@@ -90,6 +91,7 @@ def _protocol(subject: Subject) -> dict[str, Any]:
             'splits': {split: {'episodes': len(dataset.episodes(split)),
                                'frames': len(dataset.rows(split))} for split in SPLITS},
             'fresh_drives': subject.make_world is not None,
+            'left_out': left_out(subject.make_world),
             'rules': 'Everything that is fitted (probes, linear model, decoder) is fitted on '
                      'train; what is chosen (ridge, when to stop) is chosen on validation; '
                      'thresholds come from calibration episodes or a drive of their own; figures '
@@ -103,6 +105,8 @@ def page(results: dict[str, Any]) -> Page:
     protocol, latents = results['protocol'], results['latents']
     made = Page(f'Evaluation of a world model of {protocol["robot"]}')
     made.text(protocol['rules'], 'note')
+    for sentence in protocol['left_out']:
+        made.text(sentence, 'note')
     made.table([(split, counts['episodes'], counts['frames'])
                 for split, counts in protocol['splits'].items()], ('split', 'episodes', 'frames'))
     made.text(f'Model {protocol["model"]}, {protocol["parameters"]:,} parameters, '

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from lewm_core.checkpoint import Checkpoint
 from lewm_core.data import Dataset
 from lewm_core.evaluate import encode_rows, evenly
+from lewm_core.images import prepare
 from lewm_core.jobs import EvaluateJob
 from lewm_core.model import WorldModel
 from lewm_core.types import UserError
@@ -113,28 +115,42 @@ class Subject:
 def find_world(name: str, dataset: Dataset) -> Callable[[], Any] | None:
     """What makes the world called `name`: 'none', 'auto' (as the robot is called), or a name.
 
-    None for 'none', and for 'auto' where the robot is not called like one of this project's
-    worlds. Raises UserError on a named world whose actions, states or pictures do not fit.
+    None for 'none', and for 'auto' where the robot is not called like a world that is installed
+    and fits. Raises UserError on a named world that can't be made or whose actions, states or
+    pictures do not fit.
     """
     if name == 'none':
         return None
+    import gymnasium
+
     from lewm_core.envs import WORLDS, make_world
     spec, asked = dataset.spec, name != 'auto'
     name = name if asked else spec.name
-    if not asked and name not in WORLDS:
+    if not asked and name not in WORLDS and name not in gymnasium.registry:
         return None
-    world = make_world(name, spec.camera.width)
-    able = all(hasattr(world, do) for do in ('advance', 'possible', 'set_state', 'set_colour'))
-    fits = able and world.action_space.shape == (spec.action_dim,) and not (
-        set(spec.state_names) - set(world.state()))
-    if not fits and asked:
-        raise UserError(f'world={name} cannot stand for robot {spec.name!r}: its actions or '
-                        "states are others, or it can't be rearranged; give two_room, push or "
-                        'none')
-    if not fits:
+    # As the robot's driver sends them; `prepare` makes the model's of them.
+    make = partial(make_world, name, spec.camera.source_width or spec.camera.width)
+    try:
+        _check_fit(make(), name, dataset)
+    except UserError as error:
+        if asked:
+            raise
+        log.warning('no fresh drives: %s', error)
         return None
     log.info('fresh drives come from the world %s', name)
-    return lambda: make_world(name, spec.camera.width)
+    return make
+
+
+def _check_fit(world: Any, name: str, dataset: Dataset) -> None:
+    """Nothing; raises UserError where `world` can't stand for the dataset's robot."""
+    spec, lacking = dataset.spec, sorted(set(dataset.spec.state_names) - set(world.state()))
+    if world.action_space.shape != (spec.action_dim,) or lacking:
+        raise UserError(
+            f'world={name} cannot stand for robot {spec.name!r}: it takes actions of shape '
+            f'{world.action_space.shape} and has the states {sorted(world.state())}, but '
+            f'({spec.action_dim},) and {list(spec.state_names)} are needed; give another world, '
+            'or none')
+    prepare(world.render(), spec.camera)
 
 
 def fitting(checkpoint: Checkpoint, dataset: Dataset, same: bool = True) -> Dataset:

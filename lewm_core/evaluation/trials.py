@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from lewm_core.residuals import Residuals, block_residuals
 
 # Blocks before and, at most, after the event; with a spare one for what is dropped, 90 ticks.
 _AFTER = 12
+# So many drives are tried for each one that the world does not end too soon.
+_TRIES = 10
 _STREAM = 10  # of the drives' random numbers
 
 
@@ -24,7 +27,8 @@ class Trials:
     """Ordinary trajectories: pictures (N, T, H, W, 3), commands (N, T - 1, F, A), `episode` (N,).
 
     What happens, happens at frame `event`; `after` blocks from it on are looked at, and frame
-    T - 1 is a spare one. `fresh`: drives in a world, each an episode of its own.
+    T - 1 is a spare one. `fresh`: drives in a world, each an episode of its own, which `numbers`
+    tell.
     """
 
     pixels: np.ndarray
@@ -33,6 +37,7 @@ class Trials:
     event: int
     after: int
     fresh: bool
+    numbers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,14 +59,11 @@ class Outcome:
 def ordinary(subject: Subject) -> Trials | None:
     """The trajectories that things happen to: fresh drives, or windows of test episodes.
 
-    None where no test episode is long enough to tell a jump from a shift.
+    None where no episode is long enough to tell a jump from a shift.
     """
     event = subject.model.history + 3
     if subject.make_world is not None:
-        blocks = event + _AFTER
-        made = list(trajectories(subject, blocks, _STREAM, subject.job.trajectories))
-        return Trials(np.stack([p for p, _ in made]), np.stack([a for _, a in made]),
-                      np.arange(len(made)), event, _AFTER, True)
+        return _driven(subject, event)
     dataset, least = subject.dataset, wait(subject.model.history) + BLOCKS
     lengths = dataset.ep_len[dataset.episodes('test')]
     room = (int(lengths.max(initial=1)) - 1) // subject.skip + 1
@@ -72,6 +74,17 @@ def ordinary(subject: Subject) -> Trials | None:
     starts = evenly(dataset.windows('test', frames, subject.skip), subject.job.trajectories)
     pixels, actions = dataset.batch(starts, frames, subject.skip)
     return Trials(pixels, actions, subject.episode_of(starts), event, after, False)
+
+
+def _driven(subject: Subject, event: int) -> Trials | None:
+    """Fresh drives that the world did not end too soon; None where it ends all of them."""
+    count, tried = subject.job.trajectories, range(_TRIES * subject.job.trajectories)
+    drives = zip(tried, trajectories(subject, event + _AFTER, _STREAM, tried))
+    made = list(itertools.islice(((n, *found) for n, found in drives if found), count))
+    if not made:
+        return None
+    return Trials(np.stack([p for _, p, _ in made]), np.stack([a for *_, a in made]),
+                  np.arange(len(made)), event, _AFTER, True, tuple(n for n, *_ in made))
 
 
 def outcomes(subject: Subject, trials: Trials,
@@ -101,16 +114,19 @@ def _happened(subject: Subject, trials: Trials, control: Residuals, change: InWo
     """The outcome of driving all trajectories again, with `change` in the block of the event."""
     happenings = []
 
-    def at(index: int) -> Happening:
-        rng = np.random.default_rng([subject.job.seed, _STREAM + 2, number, index])
+    def at(drive: int) -> Happening:
+        rng = np.random.default_rng([subject.job.seed, _STREAM + 2, number, drive])
         last = trials.event * subject.skip  # any tick after the frame before, this one included
         happenings.append(Happening(change, int(rng.integers(last - subject.skip, last)) + 1, rng))
         return happenings[-1]
 
     blocks = trials.actions.shape[1]
-    made = list(trajectories(subject, blocks, _STREAM, len(trials.pixels), at))
-    good = np.array([h.happened for h in happenings])
-    pixels, actions = (np.stack([m[i] for m in made])[good] for i in (0, 1))
+    made = list(trajectories(subject, blocks, _STREAM, trials.numbers, at))
+    good = np.array([h.happened and m is not None for h, m in zip(happenings, made)])
+    if not good.any():
+        return Outcome(change.name, change.kind, control[good], control[good],
+                       trials.episode[good], trials.event - 1)
+    pixels, actions = (np.stack([made[j][i] for j in np.flatnonzero(good)]) for i in (0, 1))
     disturbed = _scored(subject, trials, encode_pixels(subject.model, pixels), actions)
     return Outcome(change.name, change.kind, disturbed, control[good], trials.episode[good],
                    trials.event - 1)

@@ -192,9 +192,9 @@ class Ears(Node):
 
 
 def run(host: Any, tmp_path: Path, ears: Ears | None, *, camera: str = 'sensor_msgs/msg/Image',
-        **parameters: Any) -> SimRobot:
+        world: Line | None = None, **parameters: Any) -> SimRobot:
     """The robot after it has come to its end, with all that it said received."""
-    robot = host.add(SimRobot, world=Line(), parameters={
+    robot = host.add(SimRobot, world=world or Line(), parameters={
         'robot': str(write_spec(tmp_path, camera)), 'wait_subscribers': 1,
         'recorded_topic': '', **parameters})
     assert host.wait_for(lambda: robot.exit_code is not None, 60)

@@ -17,7 +17,8 @@ GOOD = {
              'line_success_rate': 0.5, 'realtime_goals': 10, 'realtime_success_rate': 0.9,
              'action_limit_violations': 0},
     'surprise': {'teleports': 20, 'teleports_detected': 20, 'detection_delay_blocks_max': 1,
-                 'false_alarms': 1, 'normal_hours': 1 / 6, 'promised_per_hour': 6.0,
+                 'false_alarms': 1, 'false_alarms_by_score': 0, 'false_alarms_by_sum': 1,
+                 'normal_hours': 1 / 6, 'promised_per_hour': 6.0,
                  'false_alarm_ci_low': 0.15, 'false_alarm_ci_high': 33.4},
     'wall_s': 300.0}
 
@@ -43,7 +44,9 @@ def test_a_good_run_has_nothing_to_complain_of():
     ('plan', {'action_limit_violations': 1}, '1 published commands were outside'),
     ('surprise', {'teleports_detected': 19}, '19 of 20 teleports'),
     ('surprise', {'detection_delay_blocks_max': 2}, 'within one block'),
-    ('surprise', {'false_alarm_ci_low': 6.5}, '6 were promised')])
+    ('surprise', {'false_alarm_ci_low': 6.5}, '6 were promised'),
+    ('surprise', {'false_alarm_ci_low': 6.5, 'false_alarms_by_score': 3},
+     '(3 by the score of a single block, 1 by the sum of what lasts)')])
 def test_what_was_missed_is_said_in_words(group, values, words):
     said = changed(group, **values)
     assert len(said) == 1 and words in said[0]

@@ -168,6 +168,34 @@ def test_reset_begins_an_episode_and_start_lets_a_waiting_robot_go(host, tmp_pat
     host.remove(robot)
 
 
+class Restless(Line):
+    """A world that ends an episode after every seven ticks."""
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict]:
+        """Gymnasium's five."""
+        return *super().step(action)[:3], len(self.applied) % 7 == 0, {}
+
+    def reset(self, **kwargs: Any) -> Any:
+        """A new episode, in the usual colours."""
+        self.colour = 255
+        return super().reset(**kwargs)
+
+    def set_colour(self, kind: Any = None) -> str:
+        """Darker."""
+        self.colour = 100
+        return 'all'
+
+
+def test_a_colour_stays_when_the_world_ends_the_episode_meanwhile(host, tmp_path):
+    ears = host.add(Ears)
+    run(host, tmp_path, ears, world=Restless(), frames=60, colours=1, event_gap_ticks=20)
+    assert host.wait_for(lambda: len(ears.markers) == 9 and len(ears.events) == 2)
+    begin, end = (stamp_ns(event) for event in ears.events)
+    dark = [decode(frame).max() == 100 for frame in ears.frames]
+    assert dark == [begin <= stamp_ns(frame) < end for frame in ears.frames]
+    assert sum(dark) >= 14
+
+
 def test_a_compressed_camera_loses_nothing(host, tmp_path):
     ears = host.add(Ears, camera=CompressedImage)
     robot = run(host, tmp_path, ears, camera='sensor_msgs/msg/CompressedImage', frames=5,
