@@ -51,7 +51,7 @@ def test_blocks_before_the_first_event_are_ordinary_though_the_clock_jumped(watc
     assert _surprise(watched, 500.0, 0.5)['normal_hours'] == pytest.approx(1000 * 0.5 / 3600)
 
 
-def test_the_report_says_both_counts_and_draws_both_signals(watched, tmp_path):
+def test_the_report_says_both_counts(watched, tmp_path):
     figures = {'surprise': _surprise(watched, 500.0, 0.5), 'plan': {}}
     paths = write_report(tmp_path, figures, watched.material)
     assert '"false_alarms_by_sum": 2' in paths[0].read_text()
