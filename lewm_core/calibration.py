@@ -38,7 +38,8 @@ class Calibration:
     of the `blocks` blocks, sorted, thinned evenly below the highest thousand; `peaks` the highest
     declustered ones. `note` is empty, or says in a sentence why the threshold means little.
     `scoring` names the model and the score that they are of (see
-    `lewm_core.uncertainty.scoring`); '' where nobody said.
+    `lewm_core.uncertainty.scoring`); '' where nobody said. `uncertainty` is what the calibration
+    drive taught of the errors to expect, as `lewm_core.relearn` writes it; '': nothing.
     """
 
     promised_per_hour: float
@@ -58,6 +59,7 @@ class Calibration:
     scoring: str = ''
     cusum: Peaks | None = None
     cusum_threshold: float = math.inf
+    uncertainty: str = ''
 
     def p_value(self, score: float) -> float:
         """The conformal p-value in (0, 1] of `score` among the calibration's scores.
@@ -143,7 +145,7 @@ class Calibration:
     @classmethod
     def from_dict(cls, tree: dict[str, Any]) -> Calibration:
         """The calibration in `tree`; raises UserError on missing or unknown keys."""
-        later = {'scoring', 'cusum', 'cusum_threshold'}  # the first had none of them
+        later = {'scoring', 'cusum', 'cusum_threshold', 'uncertainty'}  # the first had none
         known = {f.name for f in dataclasses.fields(cls)}
         if not isinstance(tree, dict) or set(tree) | later != known:
             odd = sorted(known ^ set(tree)) if isinstance(tree, dict) else tree

@@ -167,6 +167,9 @@ class SurpriseConfig:
     extrapolate: bool = option('allow a rate rarer than the data shows, marked as such', True)
     cluster_blocks: int = option('exceedances at most this far apart are one alarm', 3, 1, 1000)
     tail: float = option('share of blocks the Pareto tail is fitted to', 0.05, 0.01, 0.5)
+    relearn_steps: int = option('training steps, five times, by which a calibration on 1,000 '
+                                'blocks or more learns what error to expect where; 0: thresholds '
+                                'alone', 800, 0, 10**6)
 
 
 @dataclass(frozen=True)

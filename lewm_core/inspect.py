@@ -136,7 +136,8 @@ def _calibration(tree: dict[str, Any]) -> str:
             f'{tree["threshold"]:.4g}, from {tree["blocks"]:,} blocks ({tree["hours"]:.2f} hours)')
     if tree.get('cusum_threshold') is not None:
         text += f', {tree["cusum_threshold"]:.3g} for the sum of what lasts'
-    return text + (', extrapolated by the Pareto tail' if tree.get('extrapolated') else '')
+    text += ', extrapolated by the Pareto tail' if tree.get('extrapolated') else ''
+    return text + (', which taught what error to expect where' if tree.get('uncertainty') else '')
 
 
 def _line(name: str, text: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,16 +18,18 @@ from lewm_core.config import SurpriseConfig, check
 from lewm_core.data import Dataset
 from lewm_core.kinds import BLOCKS, kind, wait
 from lewm_core.model import WorldModel, pixels_on
+from lewm_core.recalibration import Heads, calibrated, errors_of, scores_of, taught
 from lewm_core.residuals import Residuals, Score, dataset_residuals, plain
 from lewm_core.types import Frame, Surprise, UserError
-from lewm_core.uncertainty import score_of, scoring
+from lewm_core.uncertainty import Errors
 
 __all__ = ['Calibration', 'SurpriseMonitor', 'calibrate', 'score_dataset']
 
 log = logging.getLogger(__name__)
 
-# A day at two blocks a second; older scores no longer count when the monitor recalibrates.
-_REMEMBER = 200_000
+# A day at two blocks a second, of a small model; older blocks no longer count when the monitor
+# recalibrates. Of the paper's model five hours fit into the memory.
+_REMEMBER, _REMEMBER_BYTES = 200_000, 64_000_000
 
 
 def score_dataset(model: WorldModel, dataset: Dataset, split: str, score: Score = plain
@@ -36,6 +40,10 @@ def score_dataset(model: WorldModel, dataset: Dataset, split: str, score: Score 
     episode's first frame; an episode without a whole one is left out.
     """
     return [score(residuals) for residuals in dataset_residuals(model, dataset, split)]
+
+
+# See `SurpriseMonitor.recalibration`.
+Recalibration = Callable[..., 'Callable[[], Calibration] | None']
 
 
 class SurpriseMonitor:
@@ -60,13 +68,13 @@ class SurpriseMonitor:
         self.latency_s = float('nan')
         self._model, self._device = checkpoint.model.to(device).eval(), torch.device(device)
         self._history = self._model.history
-        self._score = score_of(checkpoint.heads)
-        self._scoring = scoring(self._model, checkpoint.heads)
-        self._seen: deque[tuple[int, float]] = deque(maxlen=_REMEMBER)
+        # As training left them, and as they score: with what a calibration drive taught them.
+        self._trained = self._heads = checkpoint.heads
+        self._seen: deque[tuple[int, Errors]] = deque(maxlen=self._room())
         self._episode = 0
         if checkpoint.calibration is not None:
             kept = Calibration.from_dict(checkpoint.calibration)
-            self._check_scoring(kept, 'uncertainty' in checkpoint.heads)
+            self._heads = taught(self._model, self._trained, kept)
             if kept.cluster_blocks != self.config.cluster_blocks:
                 log.warning('cluster_blocks=%d takes effect with the next recalibration; until '
                             'then it is %d, as calibrated', self.config.cluster_blocks,
@@ -122,9 +130,13 @@ class SurpriseMonitor:
             if len(self._block) < self.frameskip:
                 return None
         started = time.perf_counter()
-        score = self._advance(self._encode(frame))
+        errors = self._advance(self._encode(frame))
+        score = None if errors is None else self._score(errors)
         self.latency_s = time.perf_counter() - started
-        return None if score is None else self._judge(frame.stamp_ns, score)
+        if errors is None or score is None:
+            return None
+        self._seen.append((self._episode, errors))
+        return self._judge(frame.stamp_ns, score)
 
     def warm_up(self) -> float:
         """The seconds that scoring one block takes, measured on blank data; changes nothing."""
@@ -135,7 +147,7 @@ class SurpriseMonitor:
             started = time.perf_counter()
             latent = self._encode(Frame(0, pixels))
             imagined = self._imagine([latent] * self._history, list(blocks))
-            self._score(self._residuals(latent, latent, imagined, blocks[-1]))
+            self._score(self._errors(latent, latent, imagined, blocks[-1]))
             seconds = time.perf_counter() - started
         return seconds
 
@@ -146,26 +158,44 @@ class SurpriseMonitor:
     def recalibrate(self, config: SurpriseConfig | None = None) -> Calibration:
         """The calibration on all that was watched since the start or `clear_scores`, now in force.
 
-        Raises UserError, and keeps the old one, when it is too little for a threshold.
+        From 1,000 blocks on the score learns from them, too, in some ten seconds (see
+        `lewm_core.relearn`). Raises UserError, and keeps the old one, when it is too little for
+        a threshold.
+        """
+        adopt = self.recalibration(config)()
+        assert adopt is not None  # nobody stops it
+        return adopt()
+
+    def recalibration(self, config: SurpriseConfig | None = None) -> Recalibration:
+        """What calibrates on all that was watched, in any thread, and gives what adopts it.
+
+        It changes nothing itself, so that blocks can be scored meanwhile. It takes
+        `on_progress(share)` and `should_stop()`, and gives None when it was stopped; what it
+        gives else is called in the monitor's own thread.
         """
         config = config or self.config
         numbers = np.array([episode for episode, _ in self._seen], dtype=np.int64)
-        scores = np.array([score for _, score in self._seen], dtype=np.float64)
-        cuts = np.flatnonzero(np.diff(numbers)) + 1
-        self._alarm = Alarm(calibrate(np.split(scores, cuts), self.block_s, config,
-                                      self._scoring))
-        self.config = config
-        return self._alarm.calibration
+        errors = [error for _, error in self._seen]
+        serving = None if self._heads is self._trained else self._heads
+        cuts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
 
-    def _check_scoring(self, kept: Calibration, expects: bool) -> None:
-        """Nothing; raises UserError on a calibration whose scores another model gave."""
-        # The first calibrations did not say: they were all of the plain squared error.
-        said = kept.scoring or ('' if expects else self._scoring)
-        if said != self._scoring:
-            raise UserError(f'the surprise calibration is of the scores of another checkpoint '
-                            f'({kept.scoring or "an older one"}) than this '
-                            f'({self._scoring}), so its threshold means nothing here; delete '
-                            'calibration_file, drive as usual and call ~/recalibrate')
+        def run(**progress: Any) -> Callable[[], Calibration] | None:
+            episodes = [_stacked(errors[a:b]) for a, b in zip(cuts, cuts[1:]) if b > a]
+            found = calibrated(self._model, self._trained, episodes, self.block_s, config,
+                               serving=serving, **progress)
+            return None if found is None else lambda: self._adopt(*found, config)
+
+        return run
+
+    def _adopt(self, calibration: Calibration, heads: Heads, config: SurpriseConfig
+               ) -> Calibration:
+        self._heads, self._alarm, self.config = heads, Alarm(calibration), config
+        return calibration
+
+    def _room(self) -> int:
+        """How many blocks are remembered."""
+        dim, acts = self._model.config.latent_dim, self.frameskip * self.spec.action_dim
+        return min(_REMEMBER, _REMEMBER_BYTES // (4 * (2 * dim + acts) + 300))
 
     def _checked(self, action: np.ndarray) -> np.ndarray:
         values = np.asarray(action, dtype=np.float64)
@@ -189,33 +219,35 @@ class SurpriseMonitor:
         z = torch.stack(latents)[None]
         return self._model.predict(z, self._model.embed_actions(actions[None]))[0, -1]
 
-    @staticmethod
-    def _residuals(before: torch.Tensor, came: torch.Tensor, imagined: torch.Tensor,
-                   block: np.ndarray) -> Residuals:
+    def _errors(self, before: torch.Tensor, came: torch.Tensor, imagined: torch.Tensor,
+                block: np.ndarray) -> Errors:
         """Those of one block, as `lewm_core.residuals` has them of many."""
         known = torch.cat([before, imagined]).float().cpu().numpy()
-        return Residuals((imagined - came).double().cpu().numpy(),
-                         np.concatenate([known, block.ravel().astype(np.float32)]))
+        return errors_of(self._heads, Residuals(
+            (imagined - came).double().cpu().numpy(),
+            np.concatenate([known, block.ravel().astype(np.float32)])))
 
-    def _advance(self, latent: torch.Tensor) -> float | None:
-        """The score of the block just ended, None at the start; the history moves on."""
-        score = None
+    def _advance(self, latent: torch.Tensor) -> Errors | None:
+        """The errors of the block just ended, None at the start; the history moves on."""
+        errors = None
         if self._latents:
             self._blocks.append(np.stack(self._block))
             self._block = []
             imagined = self._imagine(self._latents, self._blocks)
-            score = float(self._score(self._residuals(self._latents[-1], latent, imagined,
-                                                      self._blocks[-1])))
-            if not np.isfinite(score):
-                raise UserError(f'the surprise score is {score}, but a finite one is expected; '
-                                'the weights have diverged: train again')
+            errors = self._errors(self._latents[-1], latent, imagined, self._blocks[-1])
         # Latents and the blocks that leave them: the newest latent's block is still to come.
         self._latents = [*self._latents, latent][-self._history:]
         self._blocks = self._blocks[len(self._blocks) - len(self._latents) + 1:]
+        return errors
+
+    def _score(self, errors: Errors) -> float:
+        score = float(scores_of(self._heads, errors))
+        if not np.isfinite(score):
+            raise UserError(f'the surprise score is {score}, but a finite one is expected; '
+                            'the weights have diverged: train again')
         return score
 
     def _judge(self, stamp_ns: int, score: float) -> Surprise:
-        self._seen.append((self._episode, score))
         if self._alarm is None:
             return Surprise(stamp_ns, score, float('nan'), float('nan'), False, False)
         state, calibration = self._alarm, self._alarm.calibration
@@ -240,3 +272,8 @@ class SurpriseMonitor:
             return ''
         after, self._since_alarm = self._since_alarm[-BLOCKS:], None
         return kind(np.array(after))
+
+
+def _stacked(errors: Sequence[Errors]) -> Errors:
+    return Errors(np.array([each.squared for each in errors], dtype=np.float64),
+                  np.stack([each.given for each in errors]))

@@ -21,12 +21,12 @@ from lewm_core.event_log import EventLog, check_logger, event_log
 from lewm_core.finetune import check_init
 from lewm_core.progress import Progress
 from lewm_core.memory import keep_freed_memory
+from lewm_core.recalibration import calibrated, errors_of
+from lewm_core.residuals import dataset_residuals
 from lewm_core.run_folder import RunFolder, Settings
-from lewm_core.surprise import calibrate, score_dataset
 from lewm_core.train_heads import train_heads
 from lewm_core.trainer import Trainer
 from lewm_core.types import UserError
-from lewm_core.uncertainty import score_of, scoring
 
 __all__ = ['Progress', 'train']
 
@@ -144,9 +144,11 @@ def _calibration(checkpoint: Checkpoint, dataset: Dataset) -> dict | None:
     """Surprise's calibration on episodes kept for it, or None when they are too few."""
     model, heads = checkpoint.model, checkpoint.heads
     try:
-        scores = score_dataset(model, dataset, 'calibration', score_of(heads))
-        return calibrate(scores, model.config.frameskip * dataset.spec.tick_s,
-                         checkpoint.surprise, scoring(model, heads)).to_dict()
+        errors = [errors_of(heads, each)
+                  for each in dataset_residuals(model, dataset, 'calibration')]
+        found = calibrated(model, heads, errors, model.config.frameskip * dataset.spec.tick_s,
+                           checkpoint.surprise)
+        return None if found is None else found[0].to_dict()
     except UserError as error:
         log.warning('surprise is not calibrated: %s', error)
         return None

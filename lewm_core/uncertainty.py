@@ -12,7 +12,8 @@ has not seen, half of the scores are below 1.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -30,6 +31,27 @@ LEAST, _MOST = 100, 50_000
 _SHRINKAGE = np.geomspace(1e-6, 1.0, 25)
 _BULK = 0.999
 _NOTHING = 1e-30
+
+
+@dataclass(frozen=True)
+class Errors:
+    """What a head learns from: `squared` (N,) whitened errors, `given` (N, X) before each."""
+
+    squared: np.ndarray
+    given: np.ndarray
+
+    def __getitem__(self, at: object) -> Errors:
+        """Those of some of the blocks."""
+        return Errors(self.squared[at], self.given[at])
+
+    def __len__(self) -> int:
+        return len(self.squared)
+
+    @staticmethod
+    def joined(parts: Sequence[Errors]) -> Errors:
+        """Those of all `parts`, one after the other."""
+        return Errors(np.concatenate([part.squared for part in parts]),
+                      np.concatenate([part.given for part in parts]))
 
 
 class Uncertainty(nn.Module):
@@ -67,12 +89,15 @@ class Uncertainty(nn.Module):
         """The squared Mahalanobis length (...,) of errors (..., D), mean over dimensions."""
         return np.square(off @ self.whitener.double().cpu().numpy()).mean(axis=-1)
 
-    @torch.inference_mode()
     def score(self, residuals: Residuals) -> np.ndarray:
         """The whitened squared errors (...,) float64 over what was to be expected."""
-        given = torch.from_numpy(np.asarray(residuals.given)).to(self.whitener)
-        expected = self(given).double().exp().cpu().numpy()
-        return self.whitened(residuals.off) / expected
+        return self.over_expected(Errors(self.whitened(residuals.off), residuals.given))
+
+    @torch.inference_mode()
+    def over_expected(self, errors: Errors) -> np.ndarray:
+        """Squared errors (...,) float64 over what was to be expected."""
+        given = torch.from_numpy(np.asarray(errors.given)).to(self.whitener)
+        return errors.squared / self(given).double().exp().cpu().numpy()
 
 
 def score_of(heads: Mapping[str, nn.Module]) -> Score:
@@ -115,24 +140,31 @@ def train_uncertainty(model: WorldModel, train: Episodes, held_out: Episodes,
         given = torch.from_numpy(usual.given)
         head.given_mean.copy_(given.mean(dim=0))
         head.given_std.copy_(given.std(dim=0).clamp(min=1e-6))
-        loss = _loss(head, usual)
-        best = fit(head, loss, _loss(head, test) if len(test) >= LEAST else None, steps=steps,
+        taught, unseen = (Errors(head.whitened(e.off), e.given) for e in (usual, test))
+        held = likelihood(head, unseen) if len(test) >= LEAST else None
+        best = fit(head, likelihood(head, taught), held, steps=steps,
                    learning_rate=config.learning_rate, seed=seed, on_progress=on_progress,
                    should_stop=should_stop)
-        with torch.no_grad():
-            told = head(given.to(device)).sort().values
-        head.range.copy_(told[[0, int(_BULK * (len(told) - 1))]])
-        if len(test):
-            _make_usual(head, test)
+        bound(head, taught)
+        if len(test):  # errors are larger on what the model has not seen
+            centre(head, head.over_expected(unseen))
     return head, best
 
 
 @torch.no_grad()
-def _make_usual(head: Uncertainty, unseen: Residuals) -> None:
-    """Nothing; errors are larger on what the model has not seen: there the median score is 1."""
-    more = float(np.log(max(np.median(head.score(unseen)), _NOTHING)))
-    head.out.bias += more
-    head.range += more
+def bound(head: Uncertainty, taught: Errors) -> None:
+    """Nothing; the head says no more, and no less, than it says of nearly all it learned from."""
+    told = head(torch.from_numpy(taught.given).to(head.whitener)).sort().values
+    head.range.copy_(told[[0, int(_BULK * (len(told) - 1))]])
+
+
+@torch.no_grad()
+def centre(head: Uncertainty, scores: np.ndarray) -> float:
+    """The median of its `scores` (N,), by which the head divides from now on: it becomes 1."""
+    median = max(float(np.median(scores)), _NOTHING)
+    head.out.bias += float(np.log(median))
+    head.range += float(np.log(median))
+    return median
 
 
 def whitener(usual: np.ndarray, held_out: np.ndarray) -> np.ndarray:
@@ -168,11 +200,11 @@ def _errors(model: WorldModel, episodes: Episodes) -> Residuals:
     return indexed_residuals(model, episodes.latents, blocks, rows, rows, context, skip)
 
 
-def _loss(head: Uncertainty, errors: Residuals) -> Callable[[torch.Generator], Tensor]:
-    """The loss of a drawn batch of `errors`."""
+def likelihood(head: Uncertainty, errors: Errors) -> Callable[[torch.Generator], Tensor]:
+    """The loss of a drawn batch of `errors`: the negative log likelihood, per dimension."""
     device = head.whitener.device
-    given = torch.from_numpy(errors.given).to(device)
-    squared = torch.from_numpy(head.whitened(errors.off)).to(given)
+    given = torch.from_numpy(np.ascontiguousarray(errors.given)).to(device)
+    squared = torch.from_numpy(errors.squared).to(given)
 
     def loss(generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(given), (head.config.batch_size,), generator=generator,

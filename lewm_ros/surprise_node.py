@@ -9,8 +9,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
-from rclpy.task import Future
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
@@ -22,13 +20,10 @@ from lewm_ros.fields import get_action, stamp_ns
 from lewm_ros.node import ERROR, OK, WARN, ManagedNode, run_node
 from lewm_ros.node_params import SurpriseParams
 from lewm_ros.params import Explicit, declare, read
+from lewm_ros.recalibrating import Recalibrating
 from lewm_ros.serving import camera_qos, check_types, load, picture, serving_spec
 from lewm_ros.steps import LiveClock, Step, StepBuilder, finite
 from lewm_ros.surprise_topics import SurpriseTopics
-
-# The executor takes a waiting image between any two calls of a timer, however long one takes to
-# score: none has come between so many calls, so none waits.
-_QUIET_POLLS = 3
 
 
 class SurpriseNode(ManagedNode):
@@ -43,14 +38,12 @@ class SurpriseNode(ManagedNode):
         declare(self, SurpriseConfig)
         self._explicit = Explicit(self, lambda: self.configured)
         self._given = monitor
-        self._waiting_group = MutuallyExclusiveCallbackGroup()
         self._monitor: Any = None
         self._topics: SurpriseTopics | None = None
         self._made: list[Any] = []
-        self._waiting: list[tuple[int, Future]] = []
+        self._recalibrating: Recalibrating | None = None
         self._count: Counter[str] = Counter()
         self._trouble = ''
-        self._idle_polls = 0  # calls of the timer since the last image
         self._sent_ns = 0  # when the newest image was sent
         self._lag_s = 0.0  # how long it was under way and in the queue
 
@@ -97,11 +90,8 @@ class SurpriseNode(ManagedNode):
                       add(action, spec.action.topic, self._on_command, deep)]
         if spec.episode_topic is not None:
             self._made.append(add(Header, spec.episode_topic, self._on_marker, deep))
-        self._answers = [
-            # A group of its own: it waits while images are handled.
-            self.create_service(Trigger, '~/recalibrate', self._on_recalibrate,
-                                callback_group=self._waiting_group),
-            self.create_service(Trigger, '~/clear_scores', self._on_clear_scores)]
+        self._recalibrating = Recalibrating(self, self._monitor, self._save, self._topics.calm)
+        self._clear = self.create_service(Trigger, '~/clear_scores', self._on_clear_scores)
         self._poll = self.steady_timer(min(0.1, max(0.02, params.grace_s / 5)), self._on_poll)
 
     def activate(self) -> None:
@@ -123,18 +113,17 @@ class SurpriseNode(ManagedNode):
             self._topics.close()
         for subscription in self._made:
             self.destroy_subscription(subscription)
-        if self._made:
-            for service in self._answers:
-                self.destroy_service(service)
+        if self._recalibrating is not None:
+            self._recalibrating.close()
+            self.destroy_service(self._clear)
             self.destroy_timer(self._poll)
-        self._made, self._topics, self._monitor = [], None, None
-        self._waiting = []  # their service has gone, and with it the way to answer
+        self._made, self._topics, self._monitor, self._recalibrating = [], None, None, None
 
     # Messages to steps
     def _on_image(self, message: Any, info: Any) -> None:
         if self._builder is None:
             return
-        self._idle_polls = 0
+        self._recalibrating.image()
         self._sent_ns = info['source_timestamp']
         self._lag_s = 1e-9 * (time.time_ns() - self._sent_ns)
         stamp = self._stamp('camera', message, info)
@@ -183,11 +172,7 @@ class SurpriseNode(ManagedNode):
     def _on_poll(self) -> None:
         if self._builder is not None:
             self._watch(self._builder.poll(time.monotonic_ns()))
-        self._idle_polls += 1
-        for called_ns, future in list(self._waiting):
-            if self._idle_polls >= _QUIET_POLLS or self._sent_ns > called_ns:
-                self._waiting.remove((called_ns, future))
-                future.set_result(None)
+        self._recalibrating.poll(self._sent_ns)
 
     # Steps to scores
     def _watch(self, steps: list[Step]) -> None:
@@ -223,28 +208,10 @@ class SurpriseNode(ManagedNode):
         self.get_logger().warning(sentence, throttle_duration_sec=1.0)
 
     # Services
-    async def _on_recalibrate(self, _: Any, answer: Trigger.Response) -> Trigger.Response:
-        # What was published before the call shall count, also when it still waits in the queue.
-        if self.active:
-            future: Future = Future(executor=self.executor)
-            self._waiting.append((time.time_ns(), future))
-            await future
-        if self._monitor is None:
-            answer.message = 'the node was cleaned up meanwhile; configure it and call again'
-            return answer
+    def _save(self, calibration: Any) -> str:
         params = self._params
-        try:
-            calibration = self._monitor.recalibrate()
-            where = save_calibration(calibration, params.calibration_file,
-                                     params.checkpoint if params.save_calibration else '')
-        except (UserError, OSError) as error:
-            answer.message = ' '.join(str(error).split())
-            return answer
-        self._topics.calm()
-        answer.success = True
-        answer.message = describe(calibration) + where
-        self.get_logger().info(answer.message)
-        return answer
+        return save_calibration(calibration, params.calibration_file,
+                                params.checkpoint if params.save_calibration else '')
 
     def _on_clear_scores(self, _: Any, answer: Trigger.Response) -> Trigger.Response:
         self._monitor.clear_scores()
@@ -262,6 +229,8 @@ class SurpriseNode(ManagedNode):
         if self._builder is not None:
             values.update(late=self._builder.late, skipped=self._builder.skipped,
                           timeouts=self._builder.timeouts, lag_s=self._lag_s)
+        if self._recalibrating.progress is not None:
+            values['recalibrated'] = self._recalibrating.progress
         if calibration is not None:
             values.update(threshold=calibration.threshold,
                           cusum_threshold=calibration.cusum_threshold,

@@ -49,7 +49,10 @@ class ToyMonitor:
         return Surprise(frame.stamp_ns, grey / 3, 0.5, 100.0, exceeds, alarm,
                         'shift' if alarm else '', grey / 9, 12.0)
 
-    def recalibrate(self, config=None):
+    def recalibration(self):
+        return lambda on_progress, should_stop: self.recalibrate
+
+    def recalibrate(self):
         if len(self.scores) < 3:
             raise UserError(f'{len(self.scores)} blocks were watched, but at least 3 are needed; '
                             'drive on and call again')
