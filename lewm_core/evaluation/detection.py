@@ -15,17 +15,14 @@ from lewm_core.evaluation.intervals import over_groups, share_of, text
 from lewm_core.evaluation.kinds import confusion, judged
 from lewm_core.evaluation.subject import Subject
 from lewm_core.evaluation.trials import Outcome, ordinary, outcomes
+from lewm_core.evaluation.ways import TITLES, Judges, ways
 from lewm_core.report import Page, new_figure, to_png
-from lewm_core.residuals import Score, plain
+from lewm_core.residuals import Score
 from lewm_core.tails import auroc
 
 log = logging.getLogger(__name__)
 
 RATES = (1.0, 6.0)
-_WAYS = {'monitor': 'By the score and by the sum of what lasts, as the monitor raises its alarms',
-         'expected': 'By the score alone: the whitened error over what was to be expected',
-         'whitened': 'By the error whitened: by the covariance of errors on training episodes',
-         'plain': 'By the squared latent error'}
 _RESAMPLES = 200  # of ranks, which have no sums to resample
 
 
@@ -41,8 +38,8 @@ def measure(subject: Subject) -> dict[str, Any]:
         outcomes(subject, trials, lambda name: log.info('  %s', name)))
     never = [outcome.name for outcome in made if not len(outcome.disturbed)]
     made = [outcome for outcome in made if len(outcome.disturbed)]
-    found = {name: _by(score, subject, driven, made, name == 'monitor')
-             for name, score in ways(subject).items()}
+    found = {way: _by(judges, subject, driven, made)
+             for way, judges in ways(subject, driven.calibration).items()}
     if trials is None:
         return found
     return {**found, 'fresh': trials.fresh, 'trajectories': len(trials.pixels),
@@ -50,29 +47,15 @@ def measure(subject: Subject) -> dict[str, Any]:
             'block_s': subject.block_s, 'never_happened': never}
 
 
-def ways(subject: Subject) -> dict[str, Score]:
-    """The scores that are compared: what each step of the monitor's adds to the squared error.
-
-    `monitor` and `expected`: over the error to be expected, where the checkpoint has the head;
-    `whitened`: by the errors' covariance alone; `plain`: the squared latent error. All but the
-    first raise alarms by single blocks alone.
-    """
-    head = subject.checkpoint.heads.get('uncertainty')
-    if head is None:
-        return {'monitor': plain, 'plain': plain}
-    return {'monitor': head.score, 'expected': head.score,
-            'whitened': lambda found: head.whitened(found.off), 'plain': plain}
-
-
-def _by(score: Score, subject: Subject, driven: promise.Ordinary, made: list[Outcome],
-        lasting: bool) -> dict[str, Any]:
-    """All figures by one score, and by what lasts of it."""
-    kept = promise.measure(subject, driven, score, lasting)
-    calibration = kept.pop('calibration')
+def _by(judges: Judges, subject: Subject, driven: promise.Ordinary, made: list[Outcome]
+        ) -> dict[str, Any]:
+    """All figures of one way to tell an alarm."""
+    kept = promise.measure(subject, driven, judges)
+    judge = kept.pop('judge')
     found: dict[str, Any] = {'promise': kept, 'perturbations': None}
-    if calibration is None or not made:
+    if judge is None or not made:
         return found
-    levels = {rate: calibration.at_rate(rate) for rate in RATES}
+    levels, score = {rate: judge.calibration.at_rate(rate) for rate in RATES}, judge.score
     rows = [_row(outcome, score, levels, subject) for outcome in made]
     _holm(rows)
     kinds = confusion([judged(outcome, score, levels[RATES[-1]], subject.model.history)
@@ -149,7 +132,7 @@ def _holm(rows: list[dict[str, Any]]) -> None:
 
 def show(page: Page, found: dict[str, Any]) -> None:
     """Nothing; adds the promise, the detection table, the decay and the kinds, each way."""
-    for name, title in _WAYS.items():
+    for name, title in TITLES.items():
         if name in found:
             page.text(f'{title}.', 'good')
             promise.show(page, found[name]['promise'])

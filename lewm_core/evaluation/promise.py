@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from lewm_core.alarm import Alarm
-from lewm_core.calibration import Calibration, calibrate
+from lewm_core.calibration import Calibration
 from lewm_core.evaluation.drives import ordinary_residuals
 from lewm_core.evaluation.subject import Subject
+from lewm_core.evaluation.ways import Judges
 from lewm_core.report import Page
-from lewm_core.residuals import Residuals, Score, dataset_residuals
+from lewm_core.residuals import Residuals, dataset_residuals
 from lewm_core.tails import poisson_interval
-from lewm_core.types import UserError
 
 log = logging.getLogger(__name__)
 
@@ -53,42 +53,30 @@ def gather(subject: Subject) -> Ordinary:
     return Ordinary(calibration, ordinary_residuals(subject, job.hours, _WATCHED), True)
 
 
-def measure(subject: Subject, ordinary: Ordinary, score: Score, lasting: bool
-            ) -> dict[str, Any]:
+def measure(subject: Subject, ordinary: Ordinary, judges: Judges) -> dict[str, Any]:
     """Alarms that came at each promised rate, their ratio to the promise and its exact interval.
 
     One row for each calibration. The interval (Garwood) is over the alarms, the calibration taken
-    as it is; how much that one matters is what the rows differ by. `calibration`: the first
-    drive's, else the split's, None when neither can be. `lasting`: alarms by the sum of what
-    lasts as well, as the monitor has them; else by single blocks alone.
+    as it is; how much that one matters is what the rows differ by. `judge`: the first drive's,
+    else the split's, None when neither can be.
     """
-    calibrated = {name: _calibrate(subject, [score(drive) for drive in episodes], lasting)
-                  for name, episodes in ordinary.calibration.items()}
-    watched = [score(drive) for drive in ordinary.watched]
-    hours = sum(map(len, watched)) * subject.block_s / 3600
-    rows = [row for name, calibration in calibrated.items() if calibration is not None
-            for row in _rows(name, calibration, watched, hours)]
-    first = calibrated.get('drive 1') or calibrated['split']
-    scores = np.concatenate(watched) if watched else np.zeros(0)
-    return {'hours': hours, 'blocks': len(scores), 'fresh': ordinary.fresh, 'rows': rows,
-            'calibration': first, 'score_quantiles': {f'{q:g}': float(np.quantile(scores, q))
-                                                      for q in (0.5, 0.9, 0.99, 0.999, 1)}
-            if len(scores) else {}}
-
-
-def _calibrate(subject: Subject, scores: list[np.ndarray], lasting: bool) -> Calibration | None:
-    try:
-        found = calibrate(scores, subject.block_s, subject.checkpoint.surprise)
-        return found if lasting else found.by_score_alone()
-    except UserError as error:
-        log.warning('no threshold: %s', error)
-        return None
+    hours = sum(map(len, ordinary.watched)) * subject.block_s / 3600
+    rows = [row for name, judge in judges.items() if judge is not None and hours > 0
+            for row in _rows(name, judge.calibration, list(map(judge.score, ordinary.watched)),
+                             hours)]
+    first = judges.get('drive 1') or judges['split']
+    scores = np.concatenate(list(map(first.score, ordinary.watched))) if (
+        first is not None and ordinary.watched) else np.zeros(0)
+    return {'hours': hours, 'blocks': sum(map(len, ordinary.watched)), 'fresh': ordinary.fresh,
+            'rows': rows, 'judge': first,
+            'score_quantiles': {f'{q:g}': float(np.quantile(scores, q))
+                                for q in (0.5, 0.9, 0.99, 0.999, 1)} if len(scores) else {}}
 
 
 def _rows(name: str, calibration: Calibration, watched: list[np.ndarray], hours: float
           ) -> list[dict[str, Any]]:
     found = []
-    for rate in RATES if hours > 0 else ():
+    for rate in RATES:
         at = calibration.at_rate(rate)
         alarms = sum(alarms_in(scores, at) for scores in watched)
         low, high = poisson_interval(alarms, hours)
