@@ -30,7 +30,7 @@ from lewm_core.uncertainty import Errors, Uncertainty, bound, centre, likelihood
 # Fewer blocks than this say less than training did; eight minutes of blocks of half a second.
 LEAST = 1000
 FOLDS = 5
-_RATE = 3e-4  # gentler than training: what it knows is to be mended, not forgotten
+RATE = 3e-4  # gentler than training: what it knows is to be mended, not forgotten
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Relearned:
 
 
 def relearn(head: Uncertainty, episodes: Sequence[Errors], *, steps: int, seed: int = 0,
+            learning_rate: float = RATE,
             on_progress: Callable[[float], None] | None = None,
             should_stop: Callable[[], bool] = lambda: False) -> Relearned | None:
     """The head trained further on `episodes`, `steps` for each of five; None: it was stopped.
@@ -64,8 +65,8 @@ def relearn(head: Uncertainty, episodes: Sequence[Errors], *, steps: int, seed: 
             taught = blocks[~own & ~next_one]
             learned = _open(head)
             done = fit(learned, likelihood(learned, taught),
-                       likelihood(learned, blocks[next_one]), steps=steps, learning_rate=_RATE,
-                       seed=seed + part, should_stop=should_stop,
+                       likelihood(learned, blocks[next_one]), steps=steps,
+                       learning_rate=learning_rate, seed=seed + part, should_stop=should_stop,
                        on_progress=_share(on_progress, part))
             if done is None:
                 return None
@@ -112,12 +113,12 @@ def _open(head: Uncertainty) -> Uncertainty:
     return found
 
 
+@torch.no_grad()
 def _mean(heads: Sequence[Uncertainty]) -> Uncertainty:
-    """The head whose tensors are the mean of those of `heads`."""
+    """The head whose parameters are the mean of those of `heads`; their buffers are one."""
     found = copy.deepcopy(heads[0])
-    states = [head.state_dict() for head in heads]
-    found.load_state_dict({name: torch.stack([state[name] for state in states]).mean(dim=0)
-                           for name in states[0]})
+    for own, *all_of_them in zip(found.parameters(), *(head.parameters() for head in heads)):
+        own.copy_(torch.stack(all_of_them).mean(dim=0))
     return found.eval()
 
 
