@@ -44,4 +44,6 @@ def describe(calibration: Any) -> str:
             f'what lasts, for {calibration.promised_per_hour:g} false alarms an hour')
     if calibration.extrapolated:
         text += ', extrapolated from the tail'
+    if calibration.uncertainty:
+        text += '; the score has learned from them what error to expect where'
     return f'{text} ({calibration.note})' if calibration.note else text

@@ -110,7 +110,8 @@ def watch(run: Run) -> None:
                          run.fleet.check)
     ticks = math.ceil(60 * job.calibration_minutes * rate)
     _drive(run, 'sim_robot_calibrate', ticks, job.seed + CALIBRATION_SEED)
-    run.watcher.call('surprise_node/recalibrate')
+    # It learns from the drive: ten seconds, and more where others want the processor.
+    run.watcher.call('surprise_node/recalibrate', timeout_s=300.0)
     run.watcher.forget()
     quiet = math.ceil(60 * job.normal_minutes * rate)
     busy = (job.teleports + 2 * job.colours + 1) * EVENT_GAP_TICKS

@@ -58,7 +58,7 @@ class ToyMonitor:
                             'drive on and call again')
         self.calibration = SimpleNamespace(
             blocks=len(self.scores), hours=1.5, threshold=100.0, promised_per_hour=2.0,
-            cusum_threshold=12.0, extrapolated=False, note='',
+            cusum_threshold=12.0, extrapolated=False, note='', uncertainty='',
             to_dict=lambda: {'blocks': len(self.scores)})
         return self.calibration
 
