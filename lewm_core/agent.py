@@ -178,7 +178,7 @@ class Agent:
         for _ in range(times):
             begun = time.perf_counter()
             self._remember(self._encode(blank))
-            self._search(self._latents[-1], None, None)
+            self._search(self._latents[-1], begun, None)
             seconds.append(time.perf_counter() - begun)
         vars(self).update(kept)
         return float(np.median(seconds))
@@ -242,7 +242,7 @@ class Agent:
             goals.new_zeros(batch, frames - 1, self.frameskip, self.spec.action_dim), goals,
             self._center(batch)) for frames in range(1, config.context + 1))
 
-    def _search(self, goal: torch.Tensor, begun: float | None,
+    def _search(self, goal: torch.Tensor, begun: float,
                 committed: torch.Tensor | None) -> Solution:
         """The solution for the present history; `begun` is when its deadline began to run."""
         config = self.planner
@@ -252,7 +252,7 @@ class Agent:
         if config.warm_start and self._start is not None:
             begins = self._since - len(self._ticks) + ahead  # ticks after the latest plan's start
             start = shift(self._start, begins // self.frameskip)
-        if config.deadline_ms and begun is not None:
+        if config.deadline_ms:
             deadline = begun + config.deadline_ms / 1e3
         # One seed a plan: the same situation gives the same plan, whatever was planned before.
         self._plans += 1

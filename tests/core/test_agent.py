@@ -128,6 +128,14 @@ def test_with_a_deadline_the_best_plan_until_then_comes_with_the_iterations_done
     assert np.isfinite(plan.actions).all()
 
 
+def test_warming_up_keeps_the_deadline_of_plans_too():
+    """It measured whole searches: a node with a deadline of 30 ms took a minute to configure, and
+    then said that a plan takes ten seconds."""
+    agent = make_agent(iterations=1000, samples=50, elites=5, deadline_ms=1e-3)
+    agent.warm_up(times=3)
+    assert len(agent._model.seen) == 3 * 2  # one iteration, and the mean at the end
+
+
 def test_a_goal_image_of_another_size_is_refused_with_both_sizes():
     with pytest.raises(UserError, match=r'\(9, 8, 3\).*8x8.*top'):
         make_agent().set_goal(np.zeros((9, 8, 3), np.uint8))
