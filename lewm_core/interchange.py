@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +77,11 @@ def import_model(weights: Path, config: Path, dataset: Dataset) -> tuple[WorldMo
     """
     shape = model_config(_json(config), dataset.spec.action_dim, f'config {str(config)!r}')
     model = WorldModel(shape, dataset.spec)
-    tensors = {ours(name): tensor for name, tensor in _tensors(weights).items()}
+    named = _tensors(weights)
+    tensors = {ours(name): tensor for name, tensor in named.items()}
+    if len(tensors) < len(named):
+        raise UserError(f'weights {str(weights)!r} has {len(named) - len(tensors)} tensors twice, '
+                        'by the names of transformers 4 and 5; give a file that one of them wrote')
     _fill(model, tensors, str(weights))
     model.set_action_statistics(*action_statistics(dataset))
     return model.eval(), len(tensors)
@@ -110,11 +113,13 @@ def _tensors(path: Path) -> dict[str, Tensor]:
                         'checkpoint')
     try:
         tensors = torch.load(path, map_location='cpu', weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        first = str(error).strip().partition('\n')[0][:120]
+    except Exception as error:  # the unpickler raises whatever the damaged bytes lead it to
+        first = str(error).strip().partition('\n')[0][:120] or type(error).__name__
         raise UserError(f'weights {str(path)!r} cannot be read as plain tensors ({first}); give a '
-                        'state dict, which is what weights.pt is') from None
-    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+                        'state dict, which is what weights.pt is, or copy it again') from None
+    if not isinstance(tensors, dict) or not all(
+            isinstance(name, str) and isinstance(t, Tensor) and t.layout is torch.strided
+            and not t.is_meta for name, t in tensors.items()):
         raise UserError(f'weights {str(path)!r} is no state dict of names and tensors; give the '
                         'weights.pt of the checkpoint')
     log.info('%s: %d tensors, named as transformers %d does', path, len(tensors),
@@ -128,5 +133,5 @@ def _json(path: Path) -> Any:
                         'checkpoint')
     try:
         return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f'config {str(path)!r} is not JSON ({error}); copy it again') from None

@@ -193,6 +193,22 @@ def test_weights_that_are_none_are_one_sentence(content, words, dataset, tmp_pat
     assert words in error and len(error.strip().splitlines()) == 1
 
 
+def test_a_copy_that_was_cut_short_and_tensors_in_both_spellings_are_one_sentence(
+        dataset, tmp_path, capsys):
+    """PyTorch raises an OSError for the first; of two tensors of one name one was taken."""
+    case = changed(CASES / 'transformers4', tmp_path / 'case')
+    whole = (case / 'weights.pt').read_bytes()
+    tensors = torch.load(case / 'weights.pt', weights_only=True)
+    (case / 'weights.pt').write_bytes(whole[:5000])
+    assert imported(case, dataset, tmp_path / 'm.safetensors') == 1
+    assert 'or copy it again' in capsys.readouterr().err
+    other = torch.load(CASES / 'transformers5' / 'weights.pt', weights_only=True)
+    for both, words in ((other | tensors, 'tensors twice'), ({1: torch.ones(2)}, 'no state dict')):
+        torch.save(both, case / 'weights.pt')
+        assert imported(case, dataset, tmp_path / 'm.safetensors') == 1
+        assert words in capsys.readouterr().err
+
+
 def test_a_tensor_that_is_not_finite_is_named(dataset, tmp_path, capsys):
     case = changed(CASES / 'transformers4', tmp_path / 'case')
     tensors = torch.load(case / 'weights.pt', weights_only=True)
