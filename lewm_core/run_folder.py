@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,8 +78,9 @@ class RunFolder:
         self._lock: int | None = None
 
     def __enter__(self) -> RunFolder:
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.path, os.O_RDONLY)
+        with _writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.path, os.O_RDONLY)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -117,12 +120,12 @@ class RunFolder:
 
     def save(self, state: dict[str, Any]) -> None:
         """Nothing; the state to resume from, whole or as it was before."""
-        with replacing(self.trainer) as partial:
+        with _writing(self.trainer), replacing(self.trainer) as partial:
             torch.save(state, partial)
 
     def log(self, row: dict[str, float | int | None]) -> None:
         """Nothing; appends one line to metrics.jsonl."""
-        with self.metrics.open('a') as file:
+        with _writing(self.metrics), self.metrics.open('a') as file:
             file.write(json.dumps({k: v for k, v in row.items() if v is not None}) + '\n')
 
     def finished(self) -> bool:
@@ -176,6 +179,18 @@ class RunFolder:
         """Removes what a killed run of this folder left half written."""
         for path in self._files:
             sweep(path)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Nothing; a UserError where within the block the disk would not take `path`."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # of PyTorch's writer, which knows no reason
+        said = getattr(error, 'strerror', None) or 'the disk took only part of it'
+        raise UserError(f'{str(path)!r} cannot be written ({said}); make room there, and the same '
+                        'call goes on from its last checkpoint, or give another output'
+                        ) from None
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import random
@@ -188,6 +189,36 @@ def test_a_damaged_trainer_state_is_a_user_error(recording, toy_model, tmp_path)
         (tmp_path / 'trainer.pt').write_bytes(damaged)
         with pytest.raises(UserError, match='cannot be read'):
             train(recording, toy_model, DataConfig(), QUICK, tmp_path)
+
+
+@pytest.mark.parametrize('error', [OSError(errno.ENOSPC, 'No space left on device'),
+                                   RuntimeError('unexpected pos 64 vs 0')], ids=repr)
+def test_a_full_disk_is_a_user_error_and_the_run_goes_on_when_there_is_room(
+        recording, toy_model, tmp_path, uninterrupted, monkeypatch, error):
+    """PyTorch's writer told of positions, at the end of a page of traceback."""
+    save, saved = torch.save, []
+
+    def short_of_room(state, path):
+        saved.append(path)
+        if len(saved) == 2:
+            path.write_bytes(b'a part')
+            raise error
+        save(state, path)
+
+    monkeypatch.setattr(torch, 'save', short_of_room)
+    with pytest.raises(UserError, match='cannot be written .*make room there'):
+        train(recording, toy_model, DataConfig(), QUICK, tmp_path)
+    monkeypatch.undo()
+    assert torch.load(tmp_path / 'trainer.pt', weights_only=True)['step'] == 4
+    assert not list(tmp_path.glob('*.partial*'))
+    assert_same(train(recording, toy_model, DataConfig(), QUICK, tmp_path), uninterrupted)
+
+
+def test_an_output_that_is_no_folder_is_a_user_error(recording, toy_model, tmp_path):
+    (tmp_path / 'file').write_text('of someone else')
+    for output in (tmp_path / 'file', tmp_path / 'file' / 'run'):
+        with pytest.raises(UserError, match='cannot be written'):
+            train(recording, toy_model, DataConfig(), QUICK, output)
 
 
 def test_a_line_that_a_kill_cut_short_is_dropped(recording, toy_model, tmp_path, uninterrupted):
