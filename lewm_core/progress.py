@@ -121,6 +121,13 @@ def not_finite(step: int, values: dict[str, float], starts: np.ndarray, dataset:
         f'look at the windows of that batch, which begin at {where}')
 
 
+def out_of_memory(config: TrainConfig, resident: bool) -> UserError:
+    """The error for a step that the GPU has no room for; `resident`: all frames are there too."""
+    room = ', or train.frames=mapped, for all frames are there as well' if resident else ''
+    return UserError(f'a step of train.batch_size={config.batch_size} windows needs more memory '
+                     f'than the GPU has left; give fewer{room}, or free what others use of it')
+
+
 def windows_in_words(starts: np.ndarray, dataset: Dataset) -> str:
     """The windows that begin at rows `starts`, by episode: 'episode 3 row 12, 40; episode 5 …'.
 

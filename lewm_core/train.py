@@ -19,7 +19,7 @@ from lewm_core.data import Dataset, Prefetch
 from lewm_core.evaluate import evaluate_checkpoint
 from lewm_core.event_log import EventLog, check_logger, event_log
 from lewm_core.finetune import check_init
-from lewm_core.progress import Progress
+from lewm_core.progress import Progress, out_of_memory
 from lewm_core.memory import keep_freed_memory
 from lewm_core.recalibration import calibrated, errors_of
 from lewm_core.residuals import dataset_residuals
@@ -82,7 +82,10 @@ def _loop(trainer: Trainer, folder: RunFolder, events: EventLog,
     config = trainer.config
     with Prefetch(trainer.batch, range(trainer.done, config.steps)) as batches:
         for step, batch in batches:
-            losses = trainer.step(step, batch)
+            try:
+                losses = trainer.step(step, batch)
+            except torch.cuda.OutOfMemoryError:
+                raise out_of_memory(config, trainer.batches.resident) from None
             stop, done = distributed.anyone(should_stop()), step + 1
             save = stop or done == config.steps or done % config.checkpoint_every == 0
             if done == config.steps or done % config.validate_every == 0:

@@ -74,6 +74,19 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_windows(
     assert all(value.isfinite().all() for value in state['model'].values())
 
 
+@pytest.mark.parametrize('frames', ['mapped', 'resident'])
+def test_a_step_that_does_not_fit_on_the_gpu_is_a_user_error(
+        recording, toy_model, tmp_path, monkeypatch, frames):
+    def step(self, number, batch):
+        raise torch.cuda.OutOfMemoryError('Tried to allocate 20 GiB')
+
+    monkeypatch.setattr(Trainer, 'step', step)
+    with pytest.raises(UserError, match='train.batch_size=16 windows needs more') as error:
+        train(recording, toy_model, DataConfig(), dataclasses.replace(QUICK, frames=frames),
+              tmp_path)
+    assert ('train.frames=mapped' in str(error.value)) == (frames == 'resident')
+
+
 @pytest.mark.parametrize('dropout, term', [(0.0, 'sigreg'), (0.5, 'prediction')])
 def test_another_seed_draws_other_directions_and_dropout_for_the_same_model_and_windows(
         recording, toy_model, dropout, term):
