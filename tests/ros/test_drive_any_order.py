@@ -22,6 +22,7 @@ class Strict:
     def __init__(self, spec, rng, sent):
         self.spec, self._rng, self._sent = spec, rng, sent
         self.goal, self.whole = None, 0
+        self.drives, self.made = 0, {}  # begun so far; and in which one a command was planned
         self.reset()
 
     def reset(self):
@@ -50,7 +51,8 @@ class Strict:
         if chance < 0.03:
             raise RuntimeError('no plan')
         actions = np.random.default_rng(self._rng.randrange(2**32)).uniform(
-            -9, 9, (4 * BLOCK, self.spec.action_dim))
+            1.2 * self.spec.low, 1.2 * self.spec.high, (4 * BLOCK, self.spec.action_dim))
+        self.made.update((tuple(values), self.drives) for values in self.spec.clamp(actions))
         if chance < 0.06:
             actions[3] = np.nan
         return Plan(0, actions, 0.0, 1, 0.0)
@@ -74,6 +76,7 @@ def drive(spec, seed):
         assert (spec.low <= values).all() and (values <= spec.high).all()  # nor NaN
         if stamp >= 0:
             assert driver.has_goal and stamp not in sent
+            assert agent.made.get(tuple(values), agent.drives) == agent.drives
             sent[stamp] = values
 
     def picture():
@@ -90,14 +93,19 @@ def drive(spec, seed):
         elif what < 0.04:
             driver.clear_goal()
             driver.halt(-1)
+            agent.drives += 1
         elif what < 0.05:
             driver.stale(-1, 'gone')
+            agent.drives += driver.has_goal
         elif what < 0.08:
             driver.late()
         elif what < 0.6:
             gap = rng.random() < 0.03
             now += rng.randint(1, 7) if gap else 1
-            driver.frame(now * TICK, gap or rng.random() < 0.02, picture)
+            start = gap or rng.random() < 0.02
+            driver.late()  # what waited is answered in the drive that it was part of
+            agent.drives += start
+            driver.frame(now * TICK, start, picture)
         for _ in range(2):
             if jobs and rng.random() < speed:
                 results.append(work(*jobs.pop(0)))
@@ -117,7 +125,8 @@ def work(job, done):
 
 @pytest.mark.parametrize('ahead', [0, 1])
 def test_whatever_happens_in_whatever_order_commands_and_history_are_sound(two_room, ahead):
-    """Within the limits, one a frame, none without a goal; and no history with a hole."""
+    """Within the limits, one a frame, none without a goal nor of a plan for an earlier drive; and
+    no history with a hole."""
     found = [drive(two_room, 2 * seed + ahead) for seed in range(40)]
     assert sum(len(sent) for sent, _ in found) > 2000
     assert sum(whole for _, whole in found) > 100
