@@ -167,7 +167,9 @@ class Runner:
     def run(self, case: int) -> tuple[str, str, str]:
         """(kind of recording, damage, outcome) of a case."""
         if self._child is None:
-            context = multiprocessing.get_context('fork')
+            # Not a fork: what else a process holds, of ROS and of simulators, is not all fit to
+            # be thrown away in another one, and the garbage collector does just that.
+            context = multiprocessing.get_context('spawn')
             self._pipe, theirs = context.Pipe()
             self._child = context.Process(target=_serve, args=(theirs, self._bags), daemon=True)
             self._child.start()
