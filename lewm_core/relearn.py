@@ -22,7 +22,6 @@ import torch
 from safetensors import SafetensorError
 
 from lewm_core.head_training import fit
-from lewm_core.residuals import Residuals
 from lewm_core.tensors import check_tensors
 from lewm_core.types import UserError
 from lewm_core.uncertainty import Errors, Uncertainty, bound, centre, likelihood
@@ -99,11 +98,6 @@ def from_text(head: Uncertainty, text: str) -> Uncertainty:
                   'calibration_file, drive as usual and call ~/recalibrate')
     found.load_state_dict(tensors)
     return found.eval()
-
-
-def measured(head: Uncertainty, episodes: Sequence[Residuals]) -> list[Errors]:
-    """What a head learns from, of each episode's residuals."""
-    return [Errors(head.whitened(each.off), each.given) for each in episodes]
 
 
 def _open(head: Uncertainty) -> Uncertainty:

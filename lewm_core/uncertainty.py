@@ -154,6 +154,7 @@ def train_uncertainty(model: WorldModel, train: Episodes, held_out: Episodes,
 @torch.no_grad()
 def bound(head: Uncertainty, taught: Errors) -> None:
     """Nothing; the head says no more, and no less, than it says of nearly all it learned from."""
+    head.range.copy_(torch.tensor([-torch.inf, torch.inf]))
     told = head(torch.from_numpy(taught.given).to(head.whitener)).sort().values
     head.range.copy_(told[[0, int(_BULK * (len(told) - 1))]])
 

@@ -20,7 +20,7 @@ from lewm_core.paths import load_robot
 from lewm_core.relearn import from_text, relearn, to_text
 from lewm_core.surprise import SurpriseMonitor
 from lewm_core.types import Frame, UserError
-from lewm_core.uncertainty import Errors, Uncertainty, train_uncertainty
+from lewm_core.uncertainty import Errors, Uncertainty, bound, train_uncertainty
 
 SHAPE = UncertaintyConfig(width=32, dropout=0.0, batch_size=128, learning_rate=1e-2)
 
@@ -83,6 +83,16 @@ def test_what_the_drive_never_saw_excuses_no_error(head):
     with torch.no_grad():
         most = float(found(torch.from_numpy(usual)).max())
     assert found.over_expected(strange) >= 1e4 / np.exp(most) * 0.99
+
+
+def test_a_heads_range_is_that_of_what_it_learned_from_now_not_of_before(head):
+    """The mean of the five was held to the range of the first of them, too."""
+    found = relearn(head, gusts(head, 0), steps=150, learning_rate=1e-2).head
+    every = Errors.joined(gusts(head, 0))
+    bound(found, every[every.given[:, 0] < 0])
+    calm = float(found.range[1])
+    bound(found, every)
+    assert float(found.range[1]) > calm + 1
 
 
 def test_the_same_seed_gives_the_same_head_and_a_stop_gives_none(head):
