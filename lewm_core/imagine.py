@@ -2,9 +2,9 @@
 
 What a rollout repeats is done once: the modulation of each block by each action, keys and values
 of tokens that stay where they are in the window, the context's tokens for all candidates at
-once. What nobody asks for is left out: queries of a window's first token, and all but the last
-token behind the last block's keys and values. Norms' weights, the batch norm and the action's
-statistics are folded into the products beside them.
+once. What nobody asks for is left out: queries of a window's first token, which hears itself
+alone, and all but the last token behind the last block's keys and values. Norms' weights, the
+batch norm and the action's statistics are folded into the products beside them.
 
 Conventions: B problems, S candidates, N = B·S of them, K blocks, C context frames, D latent
 width, W predictor width, H heads, I = heads · head width, T tokens of a window. Tokens come one
@@ -38,6 +38,7 @@ class _Layer(NamedTuple):
     query: Product
     key_value: Product   # W -> 2·I
     out: Product
+    alone: Product       # W -> W: what a window's first token hears, itself, behind `out`
     widen: Product
     narrow: Product
 
@@ -145,24 +146,24 @@ class Imagination:
         return narrow(widen(x, gelu=True)), made
 
     def _hear(self, layer: _Layer, h: Tensor, memory: Tensor, asking: int, window: int) -> Tensor:
-        """What the tokens `h`, the last `asking` of `window`, hear of it (T·N, I)."""
+        """What the tokens `h`, the last `asking` of `window`, hear of it (T·N, W)."""
         keys, values = memory.view(window, -1, 2, self._heads, self._head_dim).unbind(2)
-        rows, heard = len(h) // asking, []
-        if asking == window:
-            heard.append(values[0].flatten(1))  # the first token hears itself alone
-        if asking - len(heard):
-            queries = layer.query(h[len(heard) * rows:] if heard else h)
-            queries = queries.view(asking - len(heard), rows, self._heads, self._head_dim)
-            for query in queries.unbind(0):
-                end = window - asking + len(heard) + 1
-                heard.append(_attend(query, keys[:end], values[:end]))
-        return heard[0] if len(heard) == 1 else torch.cat(heard)
+        rows = len(h) // asking
+        first = [layer.alone(h[:rows])] if asking == window else []
+        if asking == len(first):
+            return first[0]
+        queries = layer.query(h[len(first) * rows:])
+        queries = queries.view(-1, rows, self._heads, self._head_dim)
+        answers = [_attend(query, keys[:end], values[:end])
+                   for end, query in enumerate(queries.unbind(0), window - len(queries) + 1)]
+        heard = layer.out(answers[0] if len(answers) == 1 else torch.cat(answers))
+        return torch.cat([*first, heard]) if first else heard
 
     def _through(self, layer: _Layer, x: Tensor, modulation: Sequence[Tensor], heard: Tensor
                  ) -> Tensor:
         """The tokens after the block, once they have heard."""
         _, _, gate1, shift2, scale2, gate2 = modulation
-        x = torch.addcmul(x, gate1, layer.out(heard))
+        x = torch.addcmul(x, gate1, heard)
         h = layer.widen(_modulated(x, shift2, scale2), gelu=True)
         return x.addcmul_(gate2, layer.narrow(h))
 
@@ -191,10 +192,12 @@ class Imagination:
         one = torch.tensor([0.0, 1, 0, 0, 1, 0]).repeat_interleave(width).to(modulation.bias)
         qkv, bias = _after_norm(attention.norm, attention.to_qkv.weight)
         scale = self._head_dim ** -0.5
+        out, value = attention.to_out[0], qkv[2 * inner:]
         return _Layer(self._ready(modulation.weight, modulation.bias + one),
                       self._ready(scale * qkv[:inner], scale * bias[:inner]),
                       self._ready(qkv[inner:], bias[inner:]),
-                      self._ready(attention.to_out[0].weight, attention.to_out[0].bias),
+                      self._ready(out.weight, out.bias),
+                      self._ready(out.weight @ value, out.weight @ bias[2 * inner:] + out.bias),
                       self._ready(*_after_norm(mlp[0], mlp[1].weight, mlp[1].bias)),
                       self._ready(mlp[4].weight, mlp[4].bias))
 
