@@ -41,11 +41,14 @@ class VisionTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The CLS feature (N, width) of pixels (N, 3, H, W)."""
+        at_once = max(1, _TOKENS // self.embeddings.position_embeddings.shape[1])
+        if x.device.type == 'cpu' and len(x) > at_once:
+            return torch.cat([self(part) for part in x.split(at_once)])
         x = self.embeddings(x)
-        for layer in self.encoder['layer']:
+        *first, last = self.encoder['layer']
+        for layer in first:
             x = layer(x)
-        # The norm works token by token: only the CLS token's is needed.
-        return self.layernorm(x[:, 0])
+        return self.layernorm(last(x, asking=1)[:, 0])
 
 
 class _ViTEmbeddings(nn.Module):
@@ -82,23 +85,37 @@ class _ViTLayer(nn.Module):
         self.layernorm_before = nn.LayerNorm(width, eps=1e-12)
         self.layernorm_after = nn.LayerNorm(width, eps=1e-12)
 
-    def forward(self, x: Tensor) -> Tensor:
-        h, mix = self.layernorm_before(x), self.attention['attention']
-        q, k, v = (mix[name](h).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-                   for name in ('query', 'key', 'value'))
-        h = _attention(q, k, v).transpose(1, 2).flatten(2)
-        x = x + self.attention['output']['dense'](h)
+    def forward(self, x: Tensor, asking: int | None = None) -> Tensor:
+        """The tokens (N, T, W) after this layer; of the first `asking` alone, at less work."""
+        h = self.layernorm_before(x)
+        if asking is None:
+            q, k, v = self._heads(h, 'query', 'key', 'value')
+        else:
+            x, (q,) = x[:, :asking], self._heads(h[:, :asking], 'query')
+            k, v = self._heads(h, 'key', 'value')
+        x = x + self.attention['output']['dense'](_attention(q, k, v).transpose(1, 2).flatten(2))
         h = functional.gelu(self.intermediate['dense'](self.layernorm_after(x)))
         return x + self.output['dense'](h)
+
+    def _heads(self, h: Tensor, *names: str) -> Tensor:
+        """The `names` of the tokens (N, T, W) as (names, N, heads, T, d), by one product."""
+        parts = [self.attention['attention'][name] for name in names]
+        made = functional.linear(h, torch.cat([part.weight for part in parts]),
+                                 torch.cat([part.bias for part in parts]))
+        return made.unflatten(-1, (len(parts), self.heads, -1)).permute(2, 0, 3, 1, 4)
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """What each of the queries (N, heads, T, d) hears from all keys and values."""
-    if q.device.type != 'cpu' or q.dtype != torch.bfloat16 or q.shape[2] > _SHORT:
+    if q.device.type != 'cpu' or q.dtype != torch.bfloat16 or k.shape[2] > _SHORT:
         return functional.scaled_dot_product_attention(q, k, v)
     lead = q.shape[:2]
     q, k, v = (part.flatten(0, 1) for part in (q * q.shape[-1] ** -0.5, k, v))
     return torch.bmm(torch.bmm(q, k.transpose(1, 2)).softmax(-1), v).unflatten(0, lead)
+
+
+# Tokens at a time on a CPU: of more, each pass of a layer goes through memory, not the cache.
+_TOKENS = 4200
 
 
 # Up to this many tokens plain products in bfloat16 are faster on a CPU than the kernel that never
