@@ -44,6 +44,7 @@ class BenchTrainJob:
     batch_size: int = option('clips a step', 8, 2, 65536)
     rounds: int = option('steps of each, in turn', 5, 1, 10**6)
     device: str = option('auto, cpu, cuda or cuda:N', 'auto')
+    compile: bool = option('our step in bf16 also with train.compile=true', False)
     threads: int = threads()
     output: Path = option('the JSON file to write', Path('runs/bench/train.json'))
 

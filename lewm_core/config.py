@@ -90,6 +90,8 @@ class TrainConfig:
     precision: str = option('auto: bf16 where the device is fast at it, else float32', 'auto',
                             among=('auto', 'float32', 'bf16'))
     device: str = option('auto, cpu, cuda or cuda:N', 'auto')
+    compile: bool = option('compile encoder and predictor first; needs a C++ compiler, on a CPU '
+                           'it gains next to nothing', False)
     seed: int = option('weights, order of windows, dropout, directions', 0, 0, 2**31 - 1)
     validate_every: int = option('steps between validations', 1000, 1, 10**9)
     checkpoint_every: int = option('steps between checkpoints', 1000, 1, 10**9)

@@ -13,6 +13,7 @@ import torch
 
 from lewm_core import arrival, distributed
 from lewm_core.checkpoint import Checkpoint, save_checkpoint
+from lewm_core.compiling import uncompiled
 from lewm_core.config import (DataConfig, ModelConfig, PlannerConfig, SurpriseConfig, TrainConfig,
                               check)
 from lewm_core.data import Dataset, Prefetch
@@ -71,7 +72,7 @@ def train(dataset: Dataset, model_config: ModelConfig, data_config: DataConfig,
         with event_log(train_config, folder.path, trainer.done, folder.settings) as events:
             stopped = _loop(trainer, folder, events, on_progress, should_stop)
         if distributed.leader():
-            with distributed.alone():
+            with distributed.alone(), uncompiled(trainer.model):
                 _finish(trainer, folder, settings, dataset, stopped, should_stop)
         return folder.model
 

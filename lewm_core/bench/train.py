@@ -35,6 +35,8 @@ def run_train(job: BenchTrainJob, overrides: list[str]) -> int:
                   data=DataConfig(0.0, 0.0, 0.0))
         dataset = Dataset.open(Path(folder) / 'd.h5')
         runs = {name: _steps(dataset, job, name) for name in ('bf16', 'float32')}
+        if job.compile:
+            runs['compiled'] = _steps(dataset, job, 'bf16', compiled=True)
         if theirs is not None:
             runs['reference'] = theirs
         seconds = alternate(runs, job.rounds)
@@ -47,17 +49,20 @@ def run_train(job: BenchTrainJob, overrides: list[str]) -> int:
               'reference': 'stable-worldmodel, float32' if theirs else 'ours, float32',
               'batch_size': job.batch_size, 'rounds': job.rounds, 'device': job.device,
               'threads': torch.get_num_threads(),
+              'ratios': {name: ratio(reference, s) for name, s in seconds.items()},
               'seconds': {name: s.tolist() for name, s in seconds.items()}}
     write_result(job.output, result)
     for name, value in speed.items():
-        print(f'{name:<10} {value:8.2f} clips/s')
+        print(f'{name:<10} {value:8.2f} clips/s {value / job.batch_size:7.3f} steps/s')
     print(f'bf16 is {result["ratio"]:.2f} times as fast as {result["reference"]}')
     return 0
 
 
-def _steps(dataset: Dataset, job: BenchTrainJob, precision: str) -> Callable[[], object]:
+def _steps(dataset: Dataset, job: BenchTrainJob, precision: str, compiled: bool = False
+           ) -> Callable[[], object]:
     """What does the next step of a fresh trainer of the paper's model."""
-    config = TrainConfig(batch_size=job.batch_size, device=job.device, precision=precision)
+    config = TrainConfig(batch_size=job.batch_size, device=job.device, precision=precision,
+                         compile=compiled)
     trainer = Trainer(dataset, ModelConfig(), config)
     if trainer.device.type == 'cpu':
         keep_freed_memory()

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lewm_core.encoders import _attention
+from lewm_core.config import ModelConfig
+from lewm_core.encoders import VisionTransformer, _attention
 from lewm_core.model import WorldModel
 from lewm_core.types import UserError
 from tests.core.model_toys import seeded, stir
@@ -148,3 +149,33 @@ def test_short_attention_in_bfloat16_is_the_kernels_to_its_rounding(tokens):
     torch.testing.assert_close(_attention(*short).float(), _attention(*exact), rtol=0, atol=0.03)
     for one, other in zip(exact, short):
         torch.testing.assert_close(other.grad.float(), one.grad, rtol=0, atol=0.06)
+
+
+def plain_vit(net, pixels):
+    """The CLS feature of a ViT as its paper has it: every token through every layer."""
+    x = net.embeddings(pixels)
+    for layer in net.encoder['layer']:
+        h, mix = layer.layernorm_before(x), layer.attention['attention']
+        q, k, v = (mix[name](h).unflatten(-1, (layer.heads, -1)).transpose(1, 2)
+                   for name in ('query', 'key', 'value'))
+        heard = (q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).softmax(-1) @ v
+        x = x + layer.attention['output']['dense'](heard.transpose(1, 2).flatten(2))
+        h = torch.nn.functional.gelu(layer.intermediate['dense'](layer.layernorm_after(x)))
+        x = x + layer.output['dense'](h)
+    return net.layernorm(x)[:, 0]
+
+
+@pytest.mark.parametrize('at_once', [7, 5000])
+def test_the_vit_is_the_papers_though_only_its_cls_token_is_carried_to_the_end(monkeypatch,
+                                                                                at_once):
+    """Also image by image, as a CPU takes large batches; features and every gradient."""
+    monkeypatch.setattr('lewm_core.encoders._TOKENS', at_once)
+    torch.manual_seed(0)
+    net = VisionTransformer(ModelConfig(image_size=8, patch_size=4, encoder_width=12,
+                                        encoder_depth=3, encoder_heads=3, encoder_mlp=20)).double()
+    for parameter in net.parameters():
+        parameter.data.normal_(std=0.3)
+    pixels, ahead = torch.randn(3, 3, 8, 8).double(), torch.randn(3, 12).double()
+    found, expected = ((f, torch.autograd.grad((f * ahead).sum(), list(net.parameters())))
+                       for f in (net(pixels), plain_vit(net, pixels)))
+    torch.testing.assert_close(found, expected)
