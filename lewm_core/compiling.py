@@ -22,8 +22,8 @@ def compile_networks(model: WorldModel, device: torch.device) -> None:
     except Exception as error:
         words = str(error).strip().split('\n')[0]
         raise UserError(f'train.compile=true, but nothing can be compiled for {device} here '
-                        f'({type(error).__name__}: {words}); install a C++ compiler and Python\'s '
-                        'headers (for CUDA also Triton), or leave it out') from None
+                        f'({type(error).__name__}: {words}); install a C++ compiler and the '
+                        'headers of Python (for CUDA also Triton), or leave it out') from None
     model.encoder.compile()
     model.predictor.compile()
 

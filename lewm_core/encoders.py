@@ -114,8 +114,8 @@ def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.bmm(torch.bmm(q, k.transpose(1, 2)).softmax(-1), v).unflatten(0, lead)
 
 
-# Tokens at a time on a CPU, so that what a layer makes of them stays in the cache: 16 of the paper's
-# images. Of twice as many, its widest products were measured at two thirds of the speed.
+# Tokens at a time on a CPU, so that what a layer makes of them stays in the cache: 16 of the
+# paper's images. Of twice as many, its widest products were measured at two thirds of the speed.
 _TOKENS = 4200
 # Up to this many tokens plain products in bfloat16 are faster on a CPU than the kernel that never
 # holds all scores: with the 257 of the paper's encoder 2.4 times, forward and backward together.

@@ -166,8 +166,8 @@ def plain_vit(net, pixels):
 
 
 @pytest.mark.parametrize('at_once', [7, 5000])
-def test_the_vit_is_the_papers_though_only_its_cls_token_is_carried_to_the_end(monkeypatch,
-                                                                                at_once):
+def test_the_vit_is_the_papers_though_only_its_cls_token_is_carried_to_the_end(
+        monkeypatch, at_once):
     """Also image by image, as a CPU takes large batches; features and every gradient."""
     monkeypatch.setattr('lewm_core.encoders._TOKENS', at_once)
     torch.manual_seed(0)
