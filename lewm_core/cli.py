@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
             _add_job(benches, job.removeprefix(_BENCH), job)
     inspect = commands.add_parser('inspect', help='What a bag, a dataset or a checkpoint holds',
                                   description='What a bag, a dataset or a checkpoint holds.')
-    inspect.add_argument('path', metavar='PATH', type=Path)
+    inspect.add_argument('path', metavar='PATH')
     inspect.add_argument('--spec', action='store_true', help='of a bag: print a robot spec that '
                          'fits it, as YAML; what is odd in the bag goes to stderr')
     inspect.add_argument('--latency', action='store_true', help='of a bag: estimate how long a '
@@ -156,9 +156,9 @@ def _plain(value: Any) -> Any:
 
 def _inspect(options: argparse.Namespace) -> int:
     """Prints what is at the path: told apart by content, a run folder by its checkpoint."""
-    path = options.path
-    if not path.exists() and glob.has_magic(str(path)):
-        return _inspect_bag(path, options)
+    path = Path(options.path)
+    if not path.exists() and glob.has_magic(options.path):
+        return _inspect_bag(options.path, options)  # as given: a Path forgets a last slash
     if not path.exists() and not path.is_symlink():
         raise UserError(f'{str(path)!r} does not exist; give the path of a bag, a dataset or a '
                         'checkpoint')
@@ -185,7 +185,7 @@ def _inspect(options: argparse.Namespace) -> int:
     return 0
 
 
-def _inspect_bag(path: Path, options: argparse.Namespace) -> int:
+def _inspect_bag(path: str | Path, options: argparse.Namespace) -> int:
     """The exit code: 1 where one of several bags can't be read."""
     module, details = _ros('inspect_bag'), (options.latency, options.typestore)
     if not options.spec:

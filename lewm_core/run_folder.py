@@ -26,8 +26,8 @@ from lewm_core.types import UserError
 # What may differ when a run goes on: none of these changes what a step computes or what is kept.
 # Of the search, whose settings belong to the checkpoint, the horizon alone counts: the skill that
 # keeps a model looks so far ahead.
-_FREE = {'device', 'threads', 'frames', 'checkpoint_every', 'log_every', 'tensorboard', 'logger',
-         'stop_on_collapse', 'proposal_steps', 'distance_steps', 'uncertainty_steps'}
+_FREE = {'device', 'compile', 'threads', 'frames', 'checkpoint_every', 'log_every', 'tensorboard',
+         'logger', 'stop_on_collapse', 'proposal_steps', 'distance_steps', 'uncertainty_steps'}
 _STATE = ('step', 'model', 'objective', 'optimizer', 'precision', 'seconds', 'best')
 _ADDED = {'collapsed_since': -1}  # what the state of an earlier version lacks
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +12,27 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from lewm_core.bench.angle_drives import ANGLE, drives
 from lewm_core.bench.asked import asked
 from lewm_core.bench.common import write_result
 from lewm_core.bench.price import price
 from lewm_core.bench.taught import taught
-from lewm_core.checkpoint import load_checkpoint, read_metadata
-from lewm_core.config import ModelConfig, default
+from lewm_core.checkpoint import load_checkpoint
+from lewm_core.config import default
 from lewm_core.data import Dataset
-from lewm_core.dataset_writer import DatasetWriter
 from lewm_core.encoders import build_encoder
-from lewm_core.envs import make_world
 from lewm_core.evaluate import encode_rows
 from lewm_core.evaluation.mlp import MlpProbe
 from lewm_core.evaluation.probes import fit_linear, targets
 from lewm_core.jobs import BenchAngleJob
 from lewm_core.model import WorldModel
-from lewm_core.paths import load_robot
 from lewm_core.probes import r_squared
-from lewm_core.robot import RobotSpec, StateField
+from lewm_core.run_folder import Settings, trained_already
 from lewm_core.train import train
 from lewm_core.types import UserError
 
 log = logging.getLogger(__name__)
 
-_ANGLE = 'block_angle'
 # After so much of a turn the block looks as before, and its picture says the angle no closer: a
 # square after a quarter, a T after a whole one.
 _FOLDS = {'push': 4, 'pusht': 1}
@@ -56,13 +52,13 @@ def run(job: BenchAngleJob, overrides: list[str]) -> int:
         raise UserError(f'contact={job.contact:g} is asked of world={job.world!r}, but only the '
                         'explorer of world=push has errands through its block')
     folder = job.output.with_suffix('')
-    dataset = _drives(job, folder.parent).with_split(job.data)
+    dataset = drives(job, folder.parent).with_split(job.data)
     rows = {split: dataset.rows(split) for split in _SPLITS}
     fold = _FOLDS[job.world]
     columns = {split: table(dataset, rows[split], fold) for split in _SPLITS}
     names, tables = list(columns['train']), {s: np.stack(list(c.values()), 1)
                                              for s, c in columns.items()}
-    hidden = targets({_ANGLE: np.zeros(1)}, {_ANGLE}) if fold > 1 else ()
+    hidden = targets({ANGLE: np.zeros(1)}, {ANGLE}) if fold > 1 else ()
     seen = np.array([name not in hidden for name in names])
     said, metrics = _answers(job, dataset, rows, tables, seen, folder)
     found = {kind: {name: r_squared(tables['test'][:, i], values[:, i])
@@ -102,7 +98,7 @@ def _answers(job: BenchAngleJob, dataset: Dataset, rows: dict[str, np.ndarray],
     if job.price_steps:
         every = np.arange(len(dataset.action))
         angle = {name: values for name, values in _shown(job, dataset, seen).items()
-                 if _ANGLE in name}
+                 if ANGLE in name}
         metrics['price'] = price(model, dataset, encode_rows(model, dataset, every), angle,
                                  job.price_steps, job.seed)
     return {**said, **probed(model)}, metrics
@@ -155,8 +151,8 @@ def table(dataset: Dataset, rows: np.ndarray, fold: int) -> dict[str, np.ndarray
     fourfold's sine and cosine; those of the angle itself are there to show it.
     """
     states = {name: values[rows] for name, values in dataset.states.items()}
-    folded = {} if fold == 1 else {f'{fold} {_ANGLE}': fold * states[_ANGLE]}
-    return targets({**states, **folded}, {_ANGLE, *folded})
+    folded = {} if fold == 1 else {f'{fold} {ANGLE}': fold * states[ANGLE]}
+    return targets({**states, **folded}, {ANGLE, *folded})
 
 
 def changes(dataset: Dataset, fold: int, frameskip: int) -> dict[str, float]:
@@ -222,10 +218,12 @@ def _pictures(dataset: Dataset, rows: np.ndarray) -> torch.Tensor:
 def _trained(job: BenchAngleJob, dataset: Dataset, folder: Path) -> tuple[Any, dict[str, Any]]:
     """The world model after its last step, and what its training noted.
 
-    Not the one of the greatest skill: the question is what it comes to hold, step by step.
+    Not the one of the greatest skill: the question is what it comes to hold, step by step. Raises
+    UserError where the training that is there had other settings or data.
     """
     path = folder / 'model.safetensors'
-    if job.overwrite or not (path.exists() and read_metadata(path)['metrics']['finished']):
+    settings = Settings(job.model, job.data, job.train, job.planner, job.surprise)
+    if job.overwrite or not trained_already(folder, settings, dataset):
         train(dataset, job.model, job.data, job.train, folder, planner=job.planner,
               surprise=job.surprise, overwrite=job.overwrite)
     kept = load_checkpoint(path).metrics
@@ -259,43 +257,3 @@ def _begun(job: BenchAngleJob, dataset: Dataset, rows: np.ndarray, columns: np.n
         taught(job, dataset, rows, columns, path)
     return (dataclasses.replace(job, train=dataclasses.replace(job.train, init=str(path))),
             load_checkpoint(path).model)
-
-
-def _drives(job: BenchAngleJob, folder: Path) -> Dataset:
-    """Drives of the world's explorer, `job.frames` frames, the angle beside the other states."""
-    usual = job.contact == default(BenchAngleJob, 'contact')
-    contact = '' if usual else f'_contact{job.contact:g}'
-    path = folder / (f'{job.world}{contact}_{job.model.image_size}_{job.frames}_of_'
-                     f'{job.episode_frames}_seed{job.seed}.h5')
-    if path.exists():
-        return Dataset.open(path)
-    begun, spec = time.perf_counter(), _spec(job.world, job.model)
-    world, rng = make_world(spec.name, job.model.image_size), np.random.default_rng(job.seed)
-    how = {'contact': job.contact} if job.world == 'push' else {}
-    move = getattr(world, 'advance', world.step)  # without the picture, where a world can
-    with DatasetWriter(path, spec, job.data) as writer:
-        for episode in range(job.frames // job.episode_frames):
-            world.reset(seed=int(rng.integers(2**31)))
-            explore, pixels, actions, states = world.explorer(rng, **how), [], [], []
-            for _ in range(job.episode_frames):
-                pixels.append(world.render())
-                states.append(world.state())
-                actions.append(explore(states[-1]))
-                move(actions[-1])
-            stamps = (np.arange(job.episode_frames) + 10 * episode * job.episode_frames
-                      ) * round(1e9 * spec.tick_s)
-            writer.add_episode(np.stack(pixels), np.array(actions, np.float32), stamps, {
-                name: np.array([s[name] for s in states]) for name in spec.state_names})
-    log.info('%s: %d frames in %.0f s', path, job.frames, time.perf_counter() - begun)
-    return Dataset.open(path)
-
-
-def _spec(world: str, model: ModelConfig) -> RobotSpec:
-    """The world's robot with a camera of the model's size, and the angle among its states."""
-    spec, size = load_robot(world), model.image_size
-    camera = dataclasses.replace(spec.camera, width=size, height=size, source_width=size,
-                                 source_height=size)
-    *states, block = spec.state
-    turned = dataclasses.replace(block, fields=(*block.fields, StateField(
-        'pose.orientation.z', _ANGLE, 'rad')))
-    return dataclasses.replace(spec, cameras=(camera,), state=(*states, turned))

@@ -59,12 +59,18 @@ def test_the_t_shaped_block_is_asked_for_its_whole_angle(tmp_path, bench):
 
 
 def test_drives_and_trainings_are_not_made_twice(bench, monkeypatch, capsys):
-    for name in ('make_world', 'train'):
-        monkeypatch.setattr(f'lewm_core.bench.angle.{name}', None)
+    for name in ('angle_drives.make_world', 'angle.train'):
+        monkeypatch.setattr(f'lewm_core.bench.{name}', None)
     before = json.loads((bench[0] / 'toy.json').read_text())['r2']
     assert main(bench[1]) == 0
     assert json.loads((bench[0] / 'toy.json').read_text())['r2'] == before
     assert 'linear    x ' in capsys.readouterr().out
+
+
+def test_a_training_of_other_settings_is_not_taken_for_the_one_that_is_asked_for(bench, capsys):
+    """It was, and its figures were printed under the settings of the command."""
+    assert main([*bench[1], 'train.steps=3']) == 1
+    assert 'train.steps=2, but 3 is asked for' in ' '.join(capsys.readouterr().err.split())
 
 
 def test_what_moves_more_in_a_block_changes_more_and_what_rests_not_at_all(bench):

@@ -167,6 +167,16 @@ def test_what_changes_no_weight_may_change_when_a_run_goes_on(recording, toy_mod
     assert_same(train(recording, toy_model, DataConfig(), config, tmp_path), uninterrupted)
 
 
+def test_a_run_from_before_there_was_a_compiler_goes_on(
+        recording, toy_model, tmp_path, uninterrupted):
+    """Its config.json knows nothing of train.compile, which changes nothing but rounding."""
+    train(recording, toy_model, DataConfig(), QUICK, tmp_path, should_stop=stop_after(3))
+    config = json.loads((tmp_path / 'config.json').read_text())
+    del config['train']['compile']
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    assert_same(train(recording, toy_model, DataConfig(), QUICK, tmp_path), uninterrupted)
+
+
 def test_an_unfinished_run_is_not_started_afresh_by_accident(recording, toy_model, tmp_path):
     train(recording, toy_model, DataConfig(), QUICK, tmp_path, should_stop=stop_after(3))
     with pytest.raises(UserError, match='holds an unfinished run'):

@@ -7,6 +7,7 @@ import pytest
 from bag_toys import (LOG, START, TICK, S, bag_image, command, drive, odometry, picture, twist,
                       write_bag)
 
+from lewm_core.cli import main
 from lewm_core.types import UserError
 from lewm_ros.inspect_bag import inspect_bag
 
@@ -119,6 +120,15 @@ def test_a_folder_shows_each_of_its_bags(tmp_path):
     for name in 'ab':
         write_bag(tmp_path / name, drive(3))
     assert inspect_bag(tmp_path).count('messages,') == 2
+
+
+def test_a_pattern_that_ends_in_a_slash_shows_folders_alone(tmp_path, capsys):
+    """The command made a Path of it, which forgets the slash: a note beside the bags failed it."""
+    for name in 'ab':
+        write_bag(tmp_path / name, drive(3))
+    (tmp_path / 'notes.txt').write_text('rainy')
+    assert main(['inspect', f'{tmp_path}/*/']) == 0
+    assert capsys.readouterr().out.count('messages,') == 2
 
 
 def test_what_is_no_bag_is_refused(tmp_path):
