@@ -5,18 +5,22 @@ from __future__ import annotations
 import logging
 
 import torch
+from torch import Tensor
 
 from lewm_core.config import PlannerConfig
 from lewm_core.imagine import Imagination
+from lewm_core.int8 import supported
 from lewm_core.model import LatentDynamics, WorldModel
 from lewm_core.precision import resolve_precision
 
 log = logging.getLogger(__name__)
 
-# bf16 pays from this width on; below it, calls cost more than products.
+# bf16 and int8 pay from this width on; below it, calls cost more than products.
 _WIDE = 192
-# The float32 cost of bf16's elites may be this much above that of float32's own.
+# The float32 cost of others' elites may be this much above that of float32's own.
 _TOLERANCE = 0.02
+# Candidates from which int8 pays (the paper's model, beside bf16).
+_MANY = 100
 # Iterations up to which a search on a CPU is recorded: each takes a tenth of a second of that.
 _SHORT = 8
 # Candidates an iteration, of all problems together, up to which the calls count: of more a plan is
@@ -28,23 +32,54 @@ def imagination(model: LatentDynamics, config: PlannerConfig) -> LatentDynamics 
     """What the search imagines with: `model` made ready, in the precision of `config`.
 
     'auto' is bf16 where the hardware multiplies it, the predictor is wide enough to gain by it,
-    and the elites agree with float32's; else float32. With the gradient solver, which needs
-    gradients, or a model of another kind it is the model itself.
+    and the elites agree with float32's; else float32. Likewise its `coarse` is in int8, where the
+    search has many candidates, a solver that asks for it, and no deadline. With the gradient
+    solver, which needs gradients, or a model of another kind it is the model itself.
     """
     if not isinstance(model, WorldModel) or config.solver == 'gradient':
         return model
-    name = resolve_precision(config.precision, model.action_std.device)
-    if name == 'float32' or (config.precision == 'auto' and model.config.predictor_width < _WIDE):
+    found = _in_full(model, config)
+    found.coarse = _coarse(model, found, config)
+    return found
+
+
+def _in_full(model: WorldModel, config: PlannerConfig) -> Imagination:
+    auto = config.precision in ('auto', 'int8')
+    name = resolve_precision('auto' if auto else config.precision, model.action_std.device)
+    if name == 'float32' or (auto and model.config.predictor_width < _WIDE):
         return Imagination(model)
     fast = Imagination(model, torch.bfloat16)
-    if config.precision != 'auto':
-        return fast
-    regret = elites_regret(model, fast, config)
-    if not regret <= _TOLERANCE:
-        log.warning('bf16 is not used: its elites cost %.1f %% more than those of float32, at '
-                    'most %g %% is allowed', 100 * regret, 100 * _TOLERANCE)
-        return Imagination(model)
-    return fast
+    return fast if not auto or _agrees(model, fast, config, 'bf16') else Imagination(model)
+
+
+def _coarse(model: WorldModel, full: Imagination, config: PlannerConfig) -> Imagination | None:
+    """`full` in int8; None where it isn't asked for, not to be had, doesn't pay or errs too much.
+    """
+    asked, device = config.precision == 'int8', model.action_std.device
+    if config.precision not in ('auto', 'int8') or device.type != 'cpu':
+        return None
+    if config.solver not in ('cem', 'mppi') or config.deadline_ms:
+        return None
+    small = model.config.predictor_width < _WIDE or config.samples < _MANY
+    if not asked and (small or recordable(config, full, device)):
+        return None
+    if not supported():
+        if asked:
+            log.warning('int8 is not used: the processor has no VNNI, or this PyTorch no kernels '
+                        'for it')
+        return None
+    latents, past, actions = _drawn(model, config, config.seed + 1)
+    coarse = full.in_int8(latents, past, actions)
+    return coarse if asked or _agrees(model, coarse, config, 'int8') else None
+
+
+def _agrees(model: WorldModel, other: Imagination, config: PlannerConfig, name: str) -> bool:
+    regret = elites_regret(model, other, config)
+    if regret <= _TOLERANCE:
+        return True
+    log.warning('%s is not used: its elites cost %.1f %% more than those of float32, at most '
+                '%g %% is allowed', name, 100 * regret, 100 * _TOLERANCE)
+    return False
 
 
 def recordable(config: PlannerConfig, dynamics: LatentDynamics | Imagination,
@@ -52,9 +87,10 @@ def recordable(config: PlannerConfig, dynamics: LatentDynamics | Imagination,
     """Whether such a search for `batch` problems can be recorded, and gains by it; see `graphs`.
 
     Not with a deadline, which asks for the time, nor with gradients. On a CPU a long or a wide
-    search is arithmetic and not calls, and weights packed for bf16 can't be part of a program.
+    search is arithmetic and not calls, and weights packed for bf16 or int8 can't be part of a
+    program.
     """
-    if config.deadline_ms or config.solver == 'gradient':
+    if config.deadline_ms or config.solver == 'gradient' or getattr(dynamics, 'coarse', None):
         return False
     if device.type == 'cuda':
         return True
@@ -70,15 +106,7 @@ def elites_regret(model: WorldModel, other: Imagination, config: PlannerConfig) 
     Of the candidates of a first iteration, from a latent drawn as SIGReg shapes them, standard
     normal, to where one more such sequence leads.
     """
-    device, skip = model.action_std.device, model.config.frameskip
-    draw = torch.Generator().manual_seed(config.seed)
-    noise = torch.randn((1, config.samples + 1, config.horizon, skip, len(model.action_std)),
-                        generator=draw).to(device)
-    low, high = (torch.as_tensor(v, dtype=torch.float32, device=device)
-                 for v in (model.spec.low, model.spec.high))
-    actions = torch.clamp(model.action_mean + model.action_std * noise, low, high)
-    latents = torch.randn((1, 1, model.config.latent_dim), generator=draw).to(device)
-    past = actions[:, 0, :0]
+    latents, past, actions = _drawn(model, config, config.seed)
     ends = Imagination(model).rollout(latents, past, actions)[:, :, -1]
     goal, ends = ends[:, -1:], ends[:, :-1]
     costs = (ends - goal).square().mean(dim=-1)
@@ -86,3 +114,16 @@ def elites_regret(model: WorldModel, other: Imagination, config: PlannerConfig) 
     own, theirs = (costs.gather(1, c.topk(config.elites, dim=1, largest=False).indices).mean()
                    for c in (costs, others))
     return float(theirs / own - 1)
+
+
+def _drawn(model: WorldModel, config: PlannerConfig, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A latent as SIGReg shapes them, nothing past, and a first iteration's candidates and one."""
+    device, skip = model.action_std.device, model.config.frameskip
+    draw = torch.Generator().manual_seed(seed)
+    noise = torch.randn((1, config.samples + 1, config.horizon, skip, len(model.action_std)),
+                        generator=draw).to(device)
+    low, high = (torch.as_tensor(v, dtype=torch.float32, device=device)
+                 for v in (model.spec.low, model.spec.high))
+    actions = torch.clamp(model.action_mean + model.action_std * noise, low, high)
+    latents = torch.randn((1, 1, model.config.latent_dim), generator=draw).to(device)
+    return latents, actions[:, 0, :0], actions

@@ -9,6 +9,7 @@ refitted to that. Source: LeWorldModel (arXiv 2603.19312), which enforces no lim
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -119,12 +120,29 @@ def goal_objective(model: LatentDynamics, latents: Tensor, past: Tensor, goal: T
     if cost not in ('nearest', 'mean', 'final'):
         raise UserError(f"cost={cost!r} is not known; choose one of ['nearest', 'mean', 'final']")
 
-    def objective(actions: Tensor) -> Tensor:
-        imagined = model.rollout(latents, past, actions)
-        found = distance_cost(imagined, goal, cost)
-        return found if extra is None else found + extra(imagined, goal)
+    return GoalObjective(model, latents, past, goal, cost, extra)
 
-    return objective
+
+@dataclass(frozen=True)
+class GoalObjective:
+    """What `goal_objective` returns; `coarse` is the same of the model's own `coarse`, if any."""
+
+    model: LatentDynamics
+    latents: Tensor
+    past: Tensor
+    goal: Tensor
+    cost: str
+    extra: Term | None
+
+    def __call__(self, actions: Tensor) -> Tensor:
+        imagined = self.model.rollout(self.latents, self.past, actions)
+        found = distance_cost(imagined, self.goal, self.cost)
+        return found if self.extra is None else found + self.extra(imagined, self.goal)
+
+    @property
+    def coarse(self) -> GoalObjective | None:
+        coarse = getattr(self.model, 'coarse', None)
+        return None if coarse is None else replace(self, model=coarse)
 
 
 def distance_cost(latents: Tensor, goal: Tensor, cost: str) -> Tensor:

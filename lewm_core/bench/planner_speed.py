@@ -1,4 +1,4 @@
-"""Full searches side by side: ours in float32 and bf16, and the reference library's."""
+"""Full searches side by side: ours in float32, bf16 and int8, and the reference library's."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import torch
 from lewm_core.bench.common import other_python, ratio
 from lewm_core.checkpoint import Checkpoint, save_checkpoint
 from lewm_core.config import ModelConfig
+from lewm_core.int8 import supported
 from lewm_core.interchange import export_tensors
 from lewm_core.interchange_config import config_tree
 from lewm_core.jobs import BenchPlannerJob
@@ -82,7 +83,7 @@ def speed(job: BenchPlannerJob) -> tuple[list[dict[str, Any]], dict[str, float]]
     """The rows of all planners and how they compare, on the same problems in turn."""
     model = perturbed(job.model, job.seed)
     names = {f'ours_{precision}': [sys.executable, '-m', 'lewm_core.bench.planner_worker']
-             for precision in ('float32', 'bf16')}
+             for precision in ('float32', 'bf16', *(['int8'] if supported() else []))}
     if job.reference_python:
         names['swm'] = [str(job.reference_python), str(Path(__file__).with_name('swm_worker.py'))]
     with tempfile.TemporaryDirectory(prefix='lewm_bench_') as where:
@@ -164,13 +165,14 @@ def _compare(told: dict[str, list[dict[str, float]]], costs: dict[str, np.ndarra
         return {'speedup_vs_reference': np.nan, 'cost_ratio_vs_reference': np.nan}
     seconds = {name: np.array([t['seconds'] for t in rows]) for name, rows in told.items()}
     found: dict[str, float] = {}
-    for name in ('ours_float32', 'ours_bf16'):
+    ours = [name for name in seconds if name != 'swm']
+    for name in ours:
         found[f'speedup_{name}'] = ratio(seconds['swm'], seconds[name])
         ratios = costs[name] / costs['swm']
         low, high = median_interval(ratios, seed)
         found |= {f'cost_ratio_{name}': float(np.median(ratios)),
                   f'cost_ratio_{name}_low': low, f'cost_ratio_{name}_high': high}
-    best = max(('ours_float32', 'ours_bf16'), key=lambda name: found[f'speedup_{name}'])
+    best = max(ours, key=lambda name: found[f'speedup_{name}'])
     return {'speedup_vs_reference': found[f'speedup_{best}'],
             'cost_ratio_vs_reference': found[f'cost_ratio_{best}'], 'fastest': best, **found}
 

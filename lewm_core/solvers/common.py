@@ -16,10 +16,13 @@ from torch import Tensor
 
 from lewm_core.config import PlannerConfig
 
-# From candidates (B, S, K, F, A) in robot units to their costs (B, S); lower is better.
+# From candidates (B, S, K, F, A) in robot units to their costs (B, S); lower is better. It may
+# have a `coarse`, an objective that is nearly the same in less time.
 Objective = Callable[[Tensor], Tensor]
 # Standard normal draws of a shape.
 Draw = Callable[[tuple[int, ...]], Tensor]
+# Of so many iterations the first `_COARSE` are judged by the coarse objective, where there is one.
+_ALL, _COARSE = 6, 5
 
 
 class Prior(NamedTuple):
@@ -119,7 +122,17 @@ class Search:
                                                      self.prior.std[:, None], near)
         return self.clamp(found)
 
-    def judge(self, candidates: Tensor) -> Tensor:
+    @property
+    def coarse_rounds(self) -> int:
+        """How many iterations, the first ones, the coarse objective judges: 0 without one.
+
+        And with a deadline, for that may come before the others.
+        """
+        if self.until is not None or getattr(self.objective, 'coarse', None) is None:
+            return 0
+        return _COARSE * self.config.iterations // _ALL
+
+    def judge(self, candidates: Tensor, coarsely: bool = False) -> Tensor:
         """The costs (B, S) of candidates (B, S, K, N, A); infinite where they are not finite."""
         ticks = len(self.ticks)
         if candidates.shape[3] == 1:
@@ -128,7 +141,7 @@ class Search:
             actions = candidates
         else:
             actions = candidates[:, :, :, self.ticks]
-        costs = self.objective(actions).float()
+        costs = (self.objective.coarse if coarsely else self.objective)(actions).float()
         return torch.where(torch.isfinite(costs), costs, torch.inf)
 
     def nothing(self) -> Best:
@@ -156,8 +169,10 @@ def refine(search: Search, weigh: Callable[[Tensor], Tensor]) -> tuple[Best, Ten
     mean, spread, done = search.mean, search.spread, 0
     for done in search.rounds():
         candidates = search.candidates(mean, spread, search.noise(config.samples), done == 0)
-        chosen, costs = elites(candidates, search.judge(candidates), config.elites)
-        best = best.or_cheaper(chosen[:, 0], costs[:, 0])
+        coarsely = done < search.coarse_rounds
+        chosen, costs = elites(candidates, search.judge(candidates, coarsely), config.elites)
+        if not coarsely:  # what only seems cheap must not become the plan
+            best = best.or_cheaper(chosen[:, 0], costs[:, 0])
         mean, spread = refit(chosen, weigh(costs), mean, spread)
         mean = search.clamp(mean)  # rounding may carry a mean past a limit
     return search.answer(best, mean, done + 1)

@@ -99,3 +99,18 @@ def small_model_with(robot: RobotSpec, toy_model: ModelConfig) -> Callable[..., 
 def small_model(small_model_with: Callable[..., WorldModel]) -> WorldModel:
     """An untrained model for the toy robot."""
     return small_model_with()
+
+
+@pytest.fixture
+def moved(small_model_with: Callable[..., WorldModel]) -> Callable[..., WorldModel]:
+    """Builds a model whose every tensor is moved: a new one's modulation is zero."""
+    def make(**changes: object) -> WorldModel:
+        model = small_model_with(**changes).eval()
+        draw = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for name, tensor in model.state_dict().items():
+                if tensor.is_floating_point():
+                    noise = 0.2 * torch.randn(tensor.shape, generator=draw)
+                    tensor.add_(noise.abs() if name.endswith(('var', 'std')) else noise)
+        return model
+    return make

@@ -19,6 +19,7 @@ from lewm_core.bench.planner_success import (
 from lewm_core.bench.trials import run_trials
 from lewm_core.checkpoint import Checkpoint, save_checkpoint
 from lewm_core.config import ModelConfig, PlannerConfig
+from lewm_core.int8 import supported
 from lewm_core.jobs import BenchPlannerJob
 from lewm_core.types import UserError
 
@@ -140,7 +141,7 @@ def test_the_bench_writes_every_row_with_its_keys_and_needs_no_reference(tmp_pat
     output = tmp_path / 'planner.json'
     assert run_planner(job(output=output, tables=('speed',), rounds=1, threads=1), []) == 0
     result = json.loads(output.read_text())
-    assert [row['dtype'] for row in result['rows']] == ['float32', 'bf16']
+    assert [row['dtype'] for row in result['rows']] == ['float32', 'bf16', *['int8'] * supported()]
     for row in result['rows']:
         assert {'solver', 'device', 'dtype', 'batch', 'samples', 'iterations', 'horizon',
                 'plan_ms', 'final_cost', 'peak_mb'} <= set(row)

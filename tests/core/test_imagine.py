@@ -13,21 +13,6 @@ from lewm_core.imagine import Imagination
 from lewm_core.planner import goal_objective, solve
 
 
-@pytest.fixture
-def moved(small_model_with):
-    """Builds a model whose every tensor is moved: a new one's modulation is zero."""
-    def make(**changes):
-        model = small_model_with(**changes).eval()
-        draw = torch.Generator().manual_seed(1)
-        with torch.no_grad():
-            for name, tensor in model.state_dict().items():
-                if tensor.is_floating_point():
-                    noise = 0.2 * torch.randn(tensor.shape, generator=draw)
-                    tensor.add_(noise.abs() if name.endswith(('var', 'std')) else noise)
-        return model
-    return make
-
-
 def problem(model, context, batch=2, count=7, horizon=6):
     draw = torch.Generator().manual_seed(2)
     skip, latent = model.config.frameskip, model.config.latent_dim
