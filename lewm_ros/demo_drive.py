@@ -166,7 +166,8 @@ def _surprise(run: Run, quiet_s: float, block_s: float) -> dict[str, Any]:
     # A teleport is seen at once or never; a colour lasts, and may take as long to be noticed. That
     # the sum is still high from a colour before is no detection of a teleport.
     lasts = int(EVENT_GAP_TICKS / run.spec.rate_hz / block_s)
-    delays = {kind: [_delay(scores, stamp, block_s, *how) for stamp, k in events if k == kind]
+    delays = {kind: [_delay(scores, stamp, block_s, *how, _end(events, stamp, kind))
+                     for stamp, k in events if k == kind]
               for kind, how in (('teleport', ('jumped', 2)), ('colour', ('exceeds', lasts)))}
     found = {kind: [d for d in each if d is not None] for kind, each in delays.items()}
     first = {kind: np.array([_block_of(scores, stamp)['score'] for stamp, k in events
@@ -189,10 +190,17 @@ def _block_of(scores: list[dict[str, Any]], stamp_ns: int) -> dict[str, Any]:
     return next(s for s in scores if s['stamp_ns'] >= stamp_ns)
 
 
-def _delay(scores: list[dict[str, Any]], stamp_ns: int, block_s: float, sign: str, within: int
-           ) -> int | None:
+def _end(events: list[tuple[int, str]], stamp_ns: int, kind: str) -> float:
+    """The stamp at which a colour that changed at `stamp_ns` is the usual one again, else inf."""
+    return min((stamp for stamp, k in events if kind == 'colour' and k == 'colour_end'
+                and stamp > stamp_ns), default=math.inf)
+
+
+def _delay(scores: list[dict[str, Any]], stamp_ns: int, block_s: float, sign: str, within: int,
+           end_ns: float = math.inf) -> int | None:
     """Blocks from an event to its detection: 1 in the block it falls into, None after `within`.
 
+    None from the block that sees its end at `end_ns` on, too: that is another surprise.
     `sign` is what says it: 'jumped' (the score is above its threshold) or 'exceeds' (or the sum,
     unless that was high before).
     """
@@ -201,6 +209,6 @@ def _delay(scores: list[dict[str, Any]], stamp_ns: int, block_s: float, sign: st
         sign = 'jumped'
     for score in scores:
         blocks = (score['stamp_ns'] - stamp_ns) // block_ns + 1
-        if score['stamp_ns'] >= stamp_ns and blocks <= within and score[sign]:
+        if stamp_ns <= score['stamp_ns'] < end_ns and blocks <= within and score[sign]:
             return blocks
     return None

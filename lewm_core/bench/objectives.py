@@ -62,7 +62,7 @@ def run_objectives(job: BenchObjectivesJob, overrides: list[str]) -> int:
         rows = [_measured(job, dataset, name, best, seed) for seed in range(job.seeds)]
         found[name] = {'tuning': [{'factor': f, 'val_skill': s} for f, s in skills.items()],
                        'factor': best, 'seeds': rows, 'mean': _over(rows, np.mean),
-                       'std': _over(rows, np.std)}
+                       'std': _over(rows, deviation)}
         _say(name, found[name])
     write_result(job.output, {
         'dataset': str(job.dataset), 'steps': job.train.steps, 'goals': job.goals,
@@ -155,7 +155,7 @@ def teleport_auroc(checkpoint: Checkpoint, teleports: int) -> float | None:
     """The AUROC of the block in which the robot is teleported against the ordinary ones before.
 
     `teleports` drives of the world's own explorer, one teleport each, two radii far: of those six
-    radii far every model notices each.
+    radii far every model notices each. A drive in which there was no room for it has none.
     """
     spec, monitor = checkpoint.spec, SurpriseMonitor(checkpoint)
     world, skip = make_world(spec.name, spec.camera.width), checkpoint.model.config.frameskip
@@ -164,19 +164,30 @@ def teleport_auroc(checkpoint: Checkpoint, teleports: int) -> float | None:
     ordinary, moved = [], []
     for drive in range(teleports):
         pixels, _ = world.reset(seed=_EVALUATION_SEED + drive)
-        explore, action = world.explorer(rng), None
+        explore, action, happened = world.explorer(rng), None, False
         monitor.reset()
         for tick in range((_ORDINARY_BLOCKS + 1) * skip + 1):
             score = monitor.update(Frame(round(tick * spec.tick_s * 1e9), pixels), action)
             if score is not None:
-                last = tick == (_ORDINARY_BLOCKS + 1) * skip
-                (moved if last else ordinary).append(score.score)
+                if tick < (_ORDINARY_BLOCKS + 1) * skip:
+                    ordinary.append(score.score)
+                elif happened:
+                    moved.append(score.score)
             action = explore(world.state())
             pixels = world.step(action)[0]
             if tick == _ORDINARY_BLOCKS * skip + skip // 2:
-                jump.happen(world, rng)
+                happened = jump.happen(world, rng)
                 pixels = world.render()
     return auroc(np.array(moved), np.array(ordinary)) if moved else None
+
+
+def deviation(values: list[float]) -> float:
+    """The standard deviation of what `values` are a sample of; NaN of a single one.
+
+    Over n - 1: three seeds are three of all that could have been, and over n they would seem to
+    differ by a fifth less than seeds do.
+    """
+    return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
 
 def _over(rows: list[dict[str, float | None]], take: Any) -> dict[str, float]:

@@ -48,9 +48,11 @@ def over_episodes(sums: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993; the unit that is drawn
     is the episode, since the frames of one are alike.
     """
+    if not len(sums):
+        return Figure(math.nan, math.nan, math.nan, 0)
     sums = np.asarray(sums, np.float64).reshape(len(sums), -1)
     with np.errstate(invalid='ignore', divide='ignore'):
-        value = float(statistic(sums.sum(axis=0)[None])[0]) if len(sums) else math.nan
+        value = float(statistic(sums.sum(axis=0)[None])[0])
         if len(sums) < 2 or resamples < 1:
             return Figure(value, math.nan, math.nan, len(sums))
         rng = np.random.default_rng(seed)
@@ -89,14 +91,16 @@ def mean_of(values: np.ndarray, groups: np.ndarray, resamples: int, seed: int) -
 def share_of(hits: np.ndarray, groups: np.ndarray, resamples: int, seed: int) -> Figure:
     """The share of `hits` (N,) that are true, `groups` (N,) their episodes.
 
-    Where each is of an episode of its own the interval is Wilson's: a bootstrap of none or of all
-    has no width, as if it were certain.
+    Where each is of an episode of its own the interval is Wilson's, and so it is where all or none
+    are true, then of as many trials as there are episodes: a bootstrap of none or of all has no
+    width, as if it were certain.
     """
     hits = np.asarray(hits, bool)
-    if len(np.unique(groups)) < len(hits) or not len(hits):
+    episodes = len(np.unique(groups))
+    if not len(hits) or (episodes < len(hits) and hits.any() and not hits.all()):
         return mean_of(hits.astype(float), groups, resamples, seed)
-    low, high = wilson_interval(int(hits.sum()), len(hits))
-    return Figure(float(hits.mean()), low, high, len(hits))
+    share = float(hits.mean())
+    return Figure(share, *wilson_interval(round(share * episodes), episodes), episodes)
 
 
 def text(tree: dict[str, Any] | None) -> str:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from lewm_core.calibration import Calibration
-from lewm_core.evaluation.intervals import Figure, mean_of
+from lewm_core.evaluation.intervals import Figure, share_of
 from lewm_core.evaluation.trials import Outcome
 from lewm_core.kinds import BLOCKS, kind, persistence, wait
 from lewm_core.residuals import Score
-from lewm_core.tails import auroc, wilson_interval
+from lewm_core.tails import auroc
 
 
 @dataclass(frozen=True)
@@ -54,24 +54,29 @@ def _said(p_values: np.ndarray, lasts: np.ndarray, alarm: int, later: int) -> st
 
 
 def confusion(rows: list[Judged]) -> dict[str, Any]:
-    """The table of what was said, the share that was right, and the AUROC of the persistence."""
+    """What was said: a table, the share that was right, the AUROC of the persistence.
+
+    `right` and `right_by_kind` are of what was detected; `missed` in the table is the rest.
+    """
     table = {row.name: {'kind': row.kind, **{said: row.said.count(said)
                                              for said in ('jump', 'shift')},
                         'missed': row.said.count('')} for row in rows}
-    told = [(row.kind == said, e) for row in rows
-            for said, e in zip(row.said, row.episode) if said]
-    right = (Figure(float('nan'), float('nan'), float('nan'), 0) if not told else mean_of(
-        np.array([float(good) for good, _ in told]), np.array([e for _, e in told]), 1000, 0))
     found = {name: np.concatenate([r.persistence for r in rows if r.kind == name] or [[]])
              for name in ('jump', 'shift')}
-    share = {name: _recall(rows, name) for name in ('jump', 'shift')}
+    share = {name: _right([row for row in rows if row.kind == name]).to_dict()
+             for name in ('jump', 'shift')}
     area = auroc(found['shift'], found['jump'])
-    return {'table': table, 'right': right.to_dict(), 'recall': share,
+    return {'table': table, 'right': _right(rows).to_dict(), 'right_by_kind': share,
             'auroc': Figure(area, float('nan'), float('nan'), len(found['jump'])).to_dict(),
             'wait_blocks': rows[0].wait_blocks if rows else 0}
 
 
-def _recall(rows: list[Judged], name: str) -> dict[str, Any]:
-    said = [s for row in rows if row.kind == name for s in row.said if s]
-    low, high = wilson_interval(said.count(name), len(said))
-    return {'right': said.count(name), 'of': len(said), 'low': low, 'high': high}
+def _right(rows: list[Judged]) -> Figure:
+    """The share that was told rightly of what was detected.
+
+    Every perturbation happens to the same drives, so what is drawn anew is a drive with all that
+    was said of it.
+    """
+    told = [(row.kind == said, e) for row in rows
+            for said, e in zip(row.said, row.episode) if said]
+    return share_of(np.array([good for good, _ in told]), np.array([e for _, e in told]), 1000, 0)

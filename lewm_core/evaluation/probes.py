@@ -26,7 +26,7 @@ def measure(subject: Subject) -> dict[str, Any]:
                             if len(subject.dataset.rows('validation')) > 1 else splits['train'])
     columns = {split: targets(e.states, subject.angles) for split, e in splits.items()}
     names = [name for name, values in columns['train'].items()
-             if _varies(values) and _varies(columns['test'][name])]
+             if varies(values) and varies(columns['test'][name])]
     if not names:
         return {'columns': {}, 'ridge': None, 'frames': {k: len(v.rows) for k, v in
                                                          splits.items()}}
@@ -62,15 +62,30 @@ def fit_linear(latents: np.ndarray, columns: np.ndarray, held: np.ndarray,
                held_columns: np.ndarray) -> tuple[LinearProbe, float]:
     """The ridge regression whose penalty is best on the held-out pair, and that penalty.
 
-    Rows with a NaN in any column are left out.
+    One penalty for all columns. Rows where a column is NaN are left out of that column alone, as
+    by the MLP: what is told by one topic must not hang on when another was heard.
     """
-    good, also = (np.isfinite(c).all(axis=1) for c in (columns, held_columns))
-    scale = columns[good].var(axis=0) + 1e-24
-    fits = [(LinearProbe.fit(latents[good], columns[good], ridge), ridge) for ridge in _RIDGES]
-    if not also.any():
+    known = np.isfinite(held_columns)
+    fits = [(_by_column(latents, columns, ridge), ridge) for ridge in _RIDGES]
+    some = known.any(axis=0)
+    if not some.any():
         return fits[len(fits) // 2]
-    errors = [((fit(held[also]) - held_columns[also]) ** 2 / scale).mean() for fit, _ in fits]
-    return fits[int(np.nanargmin(errors))]
+    scale = (np.nanvar(columns, axis=0) + 1e-24) * np.maximum(known.sum(axis=0), 1)
+    errors = [(np.where(known, fit(held) - held_columns, 0.0) ** 2).sum(axis=0) / scale
+              for fit, _ in fits]
+    return fits[int(np.argmin([error[some].mean() for error in errors]))]
+
+
+def _by_column(latents: np.ndarray, columns: np.ndarray, ridge: float) -> LinearProbe:
+    """The ridge regression of each column on the rows where it is known."""
+    known, found = np.isfinite(columns), LinearProbe(
+        np.zeros((latents.shape[1], columns.shape[1])), np.zeros(columns.shape[1]))
+    alike, group = np.unique(known, axis=1, return_inverse=True)
+    for i, rows in enumerate(alike.T):
+        of = np.flatnonzero(np.ravel(group) == i)
+        fit = LinearProbe.fit(latents[rows], columns[rows][:, of], ridge)
+        found.weights[:, of], found.bias[of] = fit.weights, fit.bias
+    return found
 
 
 def _scores(true: np.ndarray, said: np.ndarray, test: Encoded, subject: Subject
@@ -100,7 +115,8 @@ def _r2(s: np.ndarray) -> np.ndarray:
     return 1 - _nmse(s)
 
 
-def _varies(values: np.ndarray) -> bool:
+def varies(values: np.ndarray) -> bool:
+    """Whether what is finite of a column (N,) is at least two values that differ."""
     good = values[np.isfinite(values)]
     return len(good) > 1 and float(good.std()) > 1e-12
 

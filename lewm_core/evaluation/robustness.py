@@ -15,7 +15,7 @@ from lewm_core.evaluation.intervals import over_episodes, text
 from lewm_core.evaluation.open_loop import (episode_sums, imagination_errors, longest,
                                             still_errors)
 from lewm_core.evaluation.perturbations import brightened, measurable, noisy, shifted
-from lewm_core.evaluation.probes import targets
+from lewm_core.evaluation.probes import targets, varies
 from lewm_core.evaluation.subject import Subject
 from lewm_core.probes import LinearProbe
 from lewm_core.report import Page
@@ -74,12 +74,14 @@ def measure(subject: Subject) -> dict[str, Any]:
 
 
 def _windows(subject: Subject) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Windows of test episodes that imagine as far as a plan looks, a delay before each."""
+    """Windows of test episodes that imagine as far as a plan looks, a delay after each."""
     horizon = longest(subject, 'test', subject.checkpoint.planner.horizon)
-    starts, blocks, episode = subject.windows('test', subject.model.history + max(horizon, 1))
-    first = subject.dataset.ep_offset[episode]
-    late = starts - first >= max(d.delay for d in DISTURBANCES)
-    return starts[late], blocks[late], episode[late]
+    frames = subject.model.history + max(horizon, 1)
+    starts, blocks, episode = subject.windows('test', frames)
+    end = starts + (frames - 1) * subject.skip
+    last = subject.dataset.ep_offset[episode] + subject.dataset.ep_len[episode] - 1
+    room = end + max(d.delay for d in DISTURBANCES) <= last
+    return starts[room], blocks[room], episode[room]
 
 
 def _imagined(subject: Subject, disturbance: Disturbance, starts: np.ndarray, blocks: np.ndarray,
@@ -87,13 +89,13 @@ def _imagined(subject: Subject, disturbance: Disturbance, starts: np.ndarray, bl
     """Error and skill one block ahead and at the end, the model told what was commanded.
 
     The recorded commands are what the robot did; with a delay it was told them that much before,
-    and with noise something else.
+    so what is commanded now is done later; and with noise it was told something else.
     """
     model, dataset, job = subject.model, subject.dataset, subject.job
     frames = blocks.shape[1] + 1
     pixels = dataset.frames(subject.frame_rows(starts, frames))
     latents = encode_pixels(model, disturbance.look(pixels))
-    ticks = starts[:, None] + np.arange((frames - 1) * subject.skip) - disturbance.delay
+    ticks = starts[:, None] + np.arange((frames - 1) * subject.skip) + disturbance.delay
     told = dataset.action[ticks].reshape(blocks.shape)
     if disturbance.noise:
         told = noisy(told, disturbance.noise, model.action_std.cpu().numpy(), dataset.spec,
@@ -131,9 +133,12 @@ def _rare(subject: Subject) -> dict[str, Any] | None:
     """Probe and one-block errors in the rarest tenth of the test states, beside the rest's."""
     train, test = subject.encoded('train'), subject.encoded('test')
     columns = [targets(e.states, subject.angles) for e in (train, test)]
-    if not columns[0]:
+    # What is the same in all that was recorded, or never known, is no place to be rare in.
+    names = [name for name, values in columns[0].items()
+             if varies(values) and np.isfinite(columns[1][name]).any()]
+    if not names:
         return None
-    known, states = (np.stack(list(c.values()), axis=1) for c in columns)
+    known, states = (np.stack([c[name] for name in names], axis=1) for c in columns)
     good = np.isfinite(known).all(axis=1)
     seen = np.isfinite(states).all(axis=1)
     if good.sum() < 2 or seen.sum() < 10:
@@ -151,7 +156,7 @@ def _rare(subject: Subject) -> dict[str, Any] | None:
         error = imagination_errors(subject.model, latents, blocks, subject.model.history)[:, 0]
         ends = targets({k: v[rows[:, -1]] for k, v in subject.dataset.states.items()},
                        subject.angles)
-        place = np.stack(list(ends.values()), axis=1)
+        place = np.stack([ends[name] for name in names], axis=1)
         fine = np.isfinite(place).all(axis=1)
         away = rarity(place[fine], known[good])
         found['one_block_error'] = _split(error[fine], away >= np.quantile(away, 1 - _RARE),
@@ -187,7 +192,7 @@ def show(page: Page, found: dict[str, Any]) -> None:
     page.table(rows, ('disturbance', 'goals reached', 'error one block ahead', 'skill',
                       'skill at the horizon'))
     if found['rare'] is None:
-        page.text('Without state columns nothing says which states are rare.', 'note')
+        page.text('Without state columns that vary nothing says which states are rare.', 'note')
         return
     page.text('The tenth of the test states that is farthest from its tenth nearest training '
               'state, beside the rest:')

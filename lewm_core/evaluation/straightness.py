@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
-from lewm_core.evaluate import encode_rows
+from lewm_core.evaluate import encode_rows, evenly
 from lewm_core.evaluation.intervals import mean_of, text
 from lewm_core.evaluation.subject import Subject
 from lewm_core.model import WorldModel
@@ -20,7 +21,7 @@ def measure(subject: Subject) -> dict[str, Any]:
     """The mean cosine between successive latent velocities, one block apart, on test episodes.
 
     `after`: the checkpoint's encoder; `before`: one of the same shape with fresh weights from
-    `seed`, its running moments settled on training frames. Steps without any motion have no
+    `seed`, its running moments those of training frames. Steps without any motion have no
     direction and are left out. Source: Hénaff et al., Perceptual straightening of natural videos,
     2019, who take the angle; LeWorldModel reports the cosine.
     """
@@ -52,9 +53,13 @@ def _fresh(subject: Subject) -> WorldModel:
         model = WorldModel(subject.model.config, subject.checkpoint.spec)
     device = next(subject.model.parameters()).device
     model.to(device).train()
-    # BatchNorm begins with the moments 0 and 1, which no picture has: a moment's look is enough.
-    rows = subject.encoded('train').rows
-    for batch in np.array_split(rows[:1024], max(1, min(len(rows), 1024) // 128)):
+    # BatchNorm begins with the moments 0 and 1, which no picture has, and with its usual momentum
+    # nearly half of that would be left after eight batches: the mean over them has nothing of it.
+    for layer in model.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.momentum = None
+    rows = evenly(subject.encoded('train').rows, 1024)
+    for batch in np.array_split(rows, max(1, len(rows) // 128)):
         model.encode(torch.from_numpy(subject.dataset.frames(batch)).to(device))
     return model.eval()
 

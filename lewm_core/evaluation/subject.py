@@ -67,9 +67,11 @@ class Subject:
 
     @property
     def angles(self) -> set[str]:
-        """The state columns that are angles: by their unit, or by their name."""
-        radians = {f.name for s in self.dataset.spec.state for f in s.fields if f.unit == 'rad'}
-        return radians | {name for name in self.dataset.states if 'angle' in name}
+        """The state columns that are angles, rad: by their unit, or without one by their name."""
+        units = {f.name: f.unit for s in self.dataset.spec.state for f in s.fields}
+        # The sine of an angle in degrees, or of a rate, would be noise.
+        return {name for name in self.dataset.states if units.get(name) == 'rad'
+                or 'angle' in name and not units.get(name)}
 
     def encoded(self, split: str) -> Encoded:
         """The frames of `split`, at most `job.frames` of them spread evenly, with their latents.

@@ -51,6 +51,19 @@ def test_blocks_before_the_first_event_are_ordinary_though_the_clock_jumped(watc
     assert _surprise(watched, 500.0, 0.5)['normal_hours'] == pytest.approx(1000 * 0.5 / 3600)
 
 
+@pytest.mark.parametrize('block, counts', [(1004, 1), (1005, 1), (1006, 0), (1007, 0)])
+def test_a_colours_end_is_not_how_it_was_noticed(watched, block, counts):
+    """The change back is as great a surprise, and came within the four seconds looked at.
+
+    A colour's slot and its end's are each moved by up to eight ticks, so it may last 3.2 s only.
+    """
+    begun, ended = 1000 * BLOCK_NS + 3 * 10**8, 1005 * BLOCK_NS + 10**8
+    watched.material.events = [(begun, 'colour'), (ended, 'colour_end')]
+    watched.material.scores[1000:] = [status(n, 50.0 if n == block else 1.0)
+                                      for n in range(1000, 1010)]
+    assert _surprise(watched, 500.0, 0.5)['colours_detected'] == counts
+
+
 def test_the_report_says_both_counts(watched, tmp_path):
     figures = {'surprise': _surprise(watched, 500.0, 0.5), 'plan': {}}
     paths = write_report(tmp_path, figures, watched.material)
