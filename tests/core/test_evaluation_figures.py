@@ -97,8 +97,9 @@ def test_one_penalty_is_chosen_for_all_columns_by_what_is_known_of_each():
 def test_degrees_are_not_taken_for_radians(subject):
     """A column called angle was read as the sine of its degrees, which is noise."""
     spec = subject.dataset.spec
-    fields = [dataclasses.replace(spec.state[0].fields[0], name=name, unit=unit) for name, unit in (
-        ('heading', 'rad'), ('angle_deg', 'deg'), ('angle_rate', 'rad/s'), ('angle', ''))]
+    named = (('heading', 'rad'), ('angle_deg', 'deg'), ('angle_rate', 'rad/s'), ('angle', ''))
+    fields = [dataclasses.replace(spec.state[0].fields[0], name=name, unit=unit)
+              for name, unit in named]
     state = [dataclasses.replace(spec.state[0], fields=tuple(fields))]
     dataset = dataclasses.replace(
         subject.dataset, spec=dataclasses.replace(spec, state=tuple(state)),
