@@ -55,22 +55,30 @@ def _in_full(model: WorldModel, config: PlannerConfig) -> Imagination:
 def _coarse(model: WorldModel, full: Imagination, config: PlannerConfig) -> Imagination | None:
     """`full` in int8; None where it isn't asked for, not to be had, doesn't pay or errs too much.
     """
-    asked, device = config.precision == 'int8', model.action_std.device
-    if config.precision not in ('auto', 'int8') or device.type != 'cpu':
-        return None
-    if config.solver not in ('cem', 'mppi') or config.deadline_ms:
-        return None
+    asked = config.precision == 'int8'
     small = model.config.predictor_width < _WIDE or config.samples < _MANY
-    if not asked and (small or recordable(config, full, device)):
+    if not asked and (config.precision != 'auto' or small
+                      or recordable(config, full, model.action_std.device)):
         return None
-    if not supported():
+    hindrance = _hindrance(model, config)
+    if hindrance:
         if asked:
-            log.warning('int8 is not used: the processor has no VNNI, or this PyTorch no kernels '
-                        'for it')
+            log.warning('int8 is not used: %s', hindrance)
         return None
     latents, past, actions = _drawn(model, config, config.seed + 1)
     coarse = full.in_int8(latents, past, actions)
     return coarse if asked or _agrees(model, coarse, config, 'int8') else None
+
+
+def _hindrance(model: WorldModel, config: PlannerConfig) -> str:
+    """Why int8 cannot serve such a search, in words; '' where it can."""
+    if model.action_std.device.type != 'cpu':
+        return f'the planner is on {model.action_std.device}, and it is for CPUs'
+    if config.solver not in ('cem', 'mppi'):
+        return f'planner.solver={config.solver} judges all in full; choose cem or mppi'
+    if config.deadline_ms:
+        return 'with planner.deadline_ms any iteration may be the last, and that is judged in full'
+    return '' if supported() else 'the processor has no VNNI, or this PyTorch no kernels for it'
 
 
 def _agrees(model: WorldModel, other: Imagination, config: PlannerConfig, name: str) -> bool:

@@ -139,6 +139,16 @@ def test_without_kernels_that_are_there_and_right_the_search_is_as_it_was(
     assert found.coarse is None and 'int8 is not used' in caplog.text
 
 
+@pytest.mark.parametrize('changes, words', [
+    ({'solver': 'icem'}, 'planner.solver=icem judges all in full; choose cem or mppi'),
+    ({'deadline_ms': 9.0}, 'with planner.deadline_ms any iteration may be the last')])
+def test_who_asks_for_int8_hears_why_the_search_has_none(moved, caplog, changes, words):
+    """It did nothing there and said nothing."""
+    with caplog.at_level(logging.WARNING):
+        assert imagination(moved(), PlannerConfig(precision='int8', **changes)).coarse is None
+    assert f'int8 is not used: {words}' in caplog.text
+
+
 class Judge:
     """An objective that notes who judged; its coarse one takes all candidates for free."""
 
