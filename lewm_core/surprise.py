@@ -27,7 +27,7 @@ __all__ = ['Calibration', 'SurpriseMonitor', 'calibrate', 'score_dataset']
 
 log = logging.getLogger(__name__)
 
-# A day at two blocks a second, of a small model; older blocks no longer count when the monitor
+# 15 hours at two blocks a second, of the tiny model; older blocks no longer count when the monitor
 # recalibrates. Of the paper's model five hours fit into the memory.
 _REMEMBER, _REMEMBER_BYTES = 200_000, 64_000_000
 
