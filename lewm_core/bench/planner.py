@@ -8,6 +8,7 @@ import torch
 
 from lewm_core.bench.common import write_result
 from lewm_core.jobs import BenchPlannerJob
+from lewm_core.trainer import resolve_device
 from lewm_core.types import UserError
 
 _TABLES = ('speed', 'small', 'patches', 'success')
@@ -27,6 +28,7 @@ def run_planner(job: BenchPlannerJob, overrides: list[str]) -> int:
     unknown = [name for name in job.tables if name not in _TABLES]
     if unknown:
         raise UserError(f'tables={unknown[0]} is not known; choose among {list(_TABLES)}')
+    resolve_device(job.device)  # said here, not by a worker at the end of a traceback
     if job.threads:
         torch.set_num_threads(job.threads)
     rows, summary = [], {}

@@ -82,8 +82,9 @@ def perturbed(config: ModelConfig, seed: int, scale: float = 0.05) -> WorldModel
 def speed(job: BenchPlannerJob) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """The rows of all planners and how they compare, on the same problems in turn."""
     model = perturbed(job.model, job.seed)
+    int8 = ['int8'] if job.device == 'cpu' and supported() else []
     names = {f'ours_{precision}': [sys.executable, '-m', 'lewm_core.bench.planner_worker']
-             for precision in ('float32', 'bf16', *(['int8'] if supported() else []))}
+             for precision in ('float32', 'bf16', *int8)}
     if job.reference_python:
         names['swm'] = [str(job.reference_python), str(Path(__file__).with_name('swm_worker.py'))]
     with tempfile.TemporaryDirectory(prefix='lewm_bench_') as where:
