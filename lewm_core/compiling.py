@@ -17,7 +17,7 @@ def compile_networks(model: WorldModel, device: torch.device) -> None:
     takes a C++ compiler with Python's headers, and for CUDA Triton.
     """
     try:
-        # Something small first, so that what is missing is said before a dataset is read.
+        # Something small first, so that what is missing is said before the first step.
         torch.compile(lambda x: x.sin() + x)(torch.zeros(8, device=device))
     except Exception as error:
         words = str(error).strip().split('\n')[0]

@@ -90,7 +90,8 @@ def _loop(trainer: Trainer, folder: RunFolder, events: EventLog,
             stop, done = distributed.anyone(should_stop()), step + 1
             save = stop or done == config.steps or done % config.checkpoint_every == 0
             if done == config.steps or done % config.validate_every == 0:
-                trainer.validate()
+                with uncompiled(trainer.model):
+                    trainer.validate()
             if save or done % config.log_every == 0:
                 progress, row = trainer.report(losses)
                 if distributed.leader():

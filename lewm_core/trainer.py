@@ -12,7 +12,7 @@ import torch
 
 from lewm_core import distributed
 from lewm_core.batches import Batches
-from lewm_core.compiling import compile_networks, uncompiled
+from lewm_core.compiling import compile_networks
 from lewm_core.config import ModelConfig, TrainConfig
 from lewm_core.data import Dataset, WindowSampler, action_statistics
 from lewm_core.finetune import start_from
@@ -120,7 +120,7 @@ class Trainer:
         self.generator.manual_seed(self.config.seed)
         pieces = np.array_split(self._held_out,
                                 math.ceil(len(self._held_out) / self.config.batch_size))
-        with distributed.alone(), uncompiled(self.model):
+        with distributed.alone():
             batches = (self.batches.place(self.batches.load(piece)) for piece in pieces)
             rows = [torch.stack(self._losses(*batch)[:3]).cpu() for batch in batches]
         total, prediction, spread = torch.stack(rows).double().mean(0).tolist()
@@ -131,8 +131,7 @@ class Trainer:
 
     def _keep_best(self) -> None:
         """Nothing; the model is remembered if none that lives had more open-loop skill so far."""
-        with uncompiled(self.model):
-            found = open_loop_skill(self.model, self.dataset, 'validation', self.horizon)
+        found = open_loop_skill(self.model, self.dataset, 'validation', self.horizon)
         if found is None:
             return
         self._validation['val_skill'] = found.skill

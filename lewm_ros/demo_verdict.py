@@ -71,7 +71,7 @@ def _surprise(surprise: dict[str, Any]) -> list[Verdict]:
 def _slowest(blocks: float) -> str:
     """The greatest delay in words; nothing where none was detected."""
     if blocks <= 1:
-        return ', each within one block'
+        return ', each of these within one block'
     return f', the slowest in block {blocks:g} (aim: the first)' if blocks > 1 else ''
 
 

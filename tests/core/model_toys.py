@@ -15,3 +15,12 @@ def stir(model):
         for p in layer.adaLN_modulation.parameters():
             p.data += 0.05 * torch.randn(p.shape, generator=generator)
     return model.eval()
+
+
+def rollout_inputs(model, context, batch=2, count=7, horizon=6, seed=2):
+    """Latents, past and actions for `rollout`: `context` frames, `count` candidates a problem."""
+    draw = torch.Generator().manual_seed(seed)
+    skip, latent = model.config.frameskip, model.config.latent_dim
+    return (torch.randn(batch, context, latent, generator=draw),
+            0.3 * torch.randn(batch, context - 1, skip, 2, generator=draw),
+            0.3 * torch.randn(batch, count, horizon, skip, 2, generator=draw))

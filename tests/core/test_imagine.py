@@ -11,14 +11,7 @@ from lewm_core.config import PlannerConfig
 from lewm_core.dynamics import elites_regret, imagination
 from lewm_core.imagine import Imagination
 from lewm_core.planner import goal_objective, solve
-
-
-def problem(model, context, batch=2, count=7, horizon=6):
-    draw = torch.Generator().manual_seed(2)
-    skip, latent = model.config.frameskip, model.config.latent_dim
-    return (torch.randn(batch, context, latent, generator=draw),
-            0.3 * torch.randn(batch, context - 1, skip, 2, generator=draw),
-            0.3 * torch.randn(batch, count, horizon, skip, 2, generator=draw))
+from tests.core.model_toys import rollout_inputs
 
 
 @pytest.mark.parametrize('depth', [1, 2])
@@ -28,7 +21,7 @@ def problem(model, context, batch=2, count=7, horizon=6):
 def test_it_imagines_what_the_model_does(moved, depth, latent_dim, history, context):
     """As wide as the predictor and not; windows that grow, slide, and hold shared context."""
     model = moved(history=history, predictor_depth=depth, latent_dim=latent_dim)
-    given = problem(model, context)
+    given = rollout_inputs(model, context)
     with torch.no_grad():
         expected = model.rollout(*given)
     assert (expected[:, :1] - expected).abs().max() > 1e-3  # the actions matter
@@ -37,7 +30,7 @@ def test_it_imagines_what_the_model_does(moved, depth, latent_dim, history, cont
 
 def test_many_problems_are_imagined_in_parts_and_each_as_alone(moved):
     model = moved()
-    latents, past, actions = problem(model, 2, batch=5, count=400)
+    latents, past, actions = rollout_inputs(model, 2, batch=5, count=400)
     ready = Imagination(model)
     whole = ready.rollout(latents, past, actions)
     assert whole.shape == (5, 400, 6, model.config.latent_dim)
@@ -47,7 +40,7 @@ def test_many_problems_are_imagined_in_parts_and_each_as_alone(moved):
 
 def test_it_does_not_see_later_changes_of_the_model(moved):
     model = moved()
-    given, ready = problem(model, 1), Imagination(model)
+    given, ready = rollout_inputs(model, 1), Imagination(model)
     before = ready.rollout(*given)
     with torch.no_grad():
         for tensor in model.parameters():
@@ -77,7 +70,7 @@ def test_bf16_whose_elites_disagree_is_not_used_and_that_is_said(moved, monkeypa
 @pytest.mark.parametrize('solver', ['cem', 'icem', 'mppi', 'gradient'])
 def test_every_solver_brings_the_imagined_robot_nearer_to_its_goal(moved, solver):
     model = moved()
-    latents, past, actions = problem(model, 2, count=1, horizon=3)
+    latents, past, actions = rollout_inputs(model, 2, count=1, horizon=3)
     with torch.no_grad():
         goal = model.rollout(latents, past, actions)[:, 0, -1]
     config = PlannerConfig(samples=64, elites=8, iterations=8, horizon=3, knots=0, solver=solver,

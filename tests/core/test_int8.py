@@ -16,17 +16,10 @@ from lewm_core.imagine import Imagination
 from lewm_core.int8 import Int8Product, Watched, supported
 from lewm_core.planner import solve
 from lewm_core.products import Product
+from tests.core.model_toys import rollout_inputs
 
 needs_int8 = pytest.mark.skipif(not supported(), reason='no VNNI here, or no kernels for int8')
 LARGE = PlannerConfig(samples=200, elites=20, iterations=12)
-
-
-def problem(model, context, seed=2):
-    draw = torch.Generator().manual_seed(seed)
-    skip, latent = model.config.frameskip, model.config.latent_dim
-    return (torch.randn(2, context, latent, generator=draw),
-            0.3 * torch.randn(2, context - 1, skip, 2, generator=draw),
-            0.3 * torch.randn(2, 20, 6, skip, 2, generator=draw))
 
 
 def error(found, expected):
@@ -75,10 +68,10 @@ def test_what_lies_beyond_all_that_was_seen_is_taken_as_the_farthest():
                                               (5, 2)])
 def test_it_imagines_nearly_what_the_model_does(moved, depth, latent_dim, history, context):
     model = moved(history=history, predictor_depth=depth, latent_dim=latent_dim)
-    given = problem(model, context)
+    given = rollout_inputs(model, context, count=20)
     with torch.no_grad():
         expected = model.rollout(*given)
-    coarse = Imagination(model).in_int8(*problem(model, 1, seed=3))
+    coarse = Imagination(model).in_int8(*rollout_inputs(model, 1, count=20, seed=3))
     # Tokens of another window would be off by about as much as candidates differ.
     assert 1e-4 < error(coarse.rollout(*given), expected) < 0.25
 
@@ -117,7 +110,7 @@ def test_a_search_that_begins_in_int8_repeats_itself_and_is_not_recorded(moved):
         samples=16, elites=4, iterations=6, precision='int8'))
     assert agent._dynamics.coarse is not None
     assert not agent.record() and not agent.recorded
-    latents, past, _ = problem(model, 1)
+    latents, past, _ = rollout_inputs(model, 1)
     plans = [agent.search(latents, past, latents[:, 0] + 1, seed) for seed in (1, 1, 2)]
     assert torch.equal(plans[0].actions, plans[1].actions)
     assert not torch.equal(plans[0].actions, plans[2].actions)

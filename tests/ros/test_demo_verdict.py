@@ -31,7 +31,7 @@ def changed(group, **values):
 
 def test_a_good_run_has_nothing_to_complain_of():
     assert all(good for good, _ in verdicts(GOOD))
-    assert any('20 of 20 teleports detected, each within one block' in said
+    assert any('20 of 20 teleports detected, each of these within one block' in said
                for _, said in verdicts(GOOD))
 
 
