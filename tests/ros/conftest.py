@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +13,6 @@ from lewm_ros.fleet import free_domain
 
 # Before rclpy is imported: it reads these when a context is made.
 os.environ['ROS_DOMAIN_ID'] = str(free_domain())
-os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
-os.environ['ROS_LOG_DIR'] = tempfile.mkdtemp(prefix='lewm_ros_log_')
 os.environ.pop('ROS_LOCALHOST_ONLY', None)
 
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves it out
