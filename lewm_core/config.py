@@ -148,9 +148,9 @@ class PlannerConfig:
     deadline_ms: float = option('no iteration begins that would end later than this; 0: all are '
                                 'done', 0.0, 0.0, 600_000.0)
     precision: str = option('of the imagination. auto: bf16 where the processor is fast at it '
-                            'and the elites agree, else float32; on a CPU likewise int8 for the '
-                            'first five sixths of the iterations, from 100 candidates on. int8: '
-                            'that for few as well, and unchecked', 'auto',
+                            'and the elites agree, else float32; from 100 candidates on likewise '
+                            'a rolling cache, on a CPU in int8, for the first five sixths of the '
+                            'iterations. int8: for few as well, and unchecked', 'auto',
                             among=('auto', 'float32', 'bf16', 'int8'))
     noise_beta: float = option('icem: exponent of the noise, 0 for white', 2.0, 0.0, 8.0)
     decay: float = option('icem: each iteration draws this many times fewer', 1.25, 1.0, 10.0)

@@ -32,9 +32,10 @@ def imagination(model: LatentDynamics, config: PlannerConfig) -> LatentDynamics 
     """What the search imagines with: `model` made ready, in the precision of `config`.
 
     'auto' is bf16 where the hardware multiplies it, the predictor is wide enough to gain by it,
-    and the elites agree with float32's; else float32. Likewise its `coarse` is in int8, where the
-    search has many candidates, a solver that asks for it, and no deadline. With the gradient
-    solver, which needs gradients, or a model of another kind it is the model itself.
+    and the elites agree with float32's; else float32. By the same check its `coarse` has a rolling
+    cache, and on a CPU is in int8, where the search has many candidates, a solver that asks for
+    it, and no deadline. With the gradient solver, which needs gradients, or a model of another
+    kind it is the model itself.
     """
     if not isinstance(model, WorldModel) or config.solver == 'gradient':
         return model
@@ -53,31 +54,51 @@ def _in_full(model: WorldModel, config: PlannerConfig) -> Imagination:
 
 
 def _coarse(model: WorldModel, full: Imagination, config: PlannerConfig) -> Imagination | None:
-    """`full` in int8; None where it isn't asked for, not to be had, doesn't pay or errs too much.
+    """`full` in less time: in int8, with a rolling cache, or both; None where neither serves.
+
+    Each where it is to be had, pays and agrees. int8 that is asked for is neither checked nor
+    joined by the cache.
     """
-    asked = config.precision == 'int8'
-    small = model.config.predictor_width < _WIDE or config.samples < _MANY
-    if not asked and (config.precision != 'auto' or small
-                      or recordable(config, full, model.action_std.device)):
+    asked, device = config.precision == 'int8', model.action_std.device
+    if not asked and not _worthwhile(model, full, config):
         return None
-    hindrance = _hindrance(model, config)
-    if hindrance:
-        if asked:
-            log.warning('int8 is not used: %s', hindrance)
-        return None
-    latents, past, actions = _drawn(model, config, config.seed + 1)
-    coarse = full.in_int8(latents, past, actions)
-    return coarse if asked or _agrees(model, coarse, config, 'int8') else None
+    whole = _judged_in_full(config)
+    hindrance = whole or _without_int8(device)
+    if asked and hindrance:
+        log.warning('int8 is not used: %s', hindrance)
+    found = full
+    if not hindrance:
+        bytewise = full.in_int8(*_drawn(model, config, config.seed + 1))
+        if asked or _agrees(model, bytewise, config, 'int8'):
+            found = bytewise
+    slides = 1 < model.history < config.context + config.horizon - 1
+    if slides and not (asked or whole) and _agrees(model, found.rolling(), config,
+                                                   'a rolling cache'):
+        found = found.rolling()
+    return None if found is full else found
 
 
-def _hindrance(model: WorldModel, config: PlannerConfig) -> str:
-    """Why int8 cannot serve such a search, in words; '' where it can."""
-    if model.action_std.device.type != 'cpu':
-        return f'the planner is on {model.action_std.device}, and it is for CPUs'
+def _worthwhile(model: WorldModel, full: Imagination, config: PlannerConfig) -> bool:
+    """Whether such a search is arithmetic, of which there may be less, and not calls."""
+    device = model.action_std.device
+    large = model.config.predictor_width >= _WIDE and config.samples >= _MANY
+    calls = device.type == 'cpu' and recordable(config, full, device)
+    return config.precision == 'auto' and large and not calls
+
+
+def _judged_in_full(config: PlannerConfig) -> str:
+    """Why all of the search is judged in full, in words; '' where a part of it only sorts."""
     if config.solver not in ('cem', 'mppi'):
         return f'planner.solver={config.solver} judges all in full; choose cem or mppi'
     if config.deadline_ms:
         return 'with planner.deadline_ms any iteration may be the last, and that is judged in full'
+    return ''
+
+
+def _without_int8(device: torch.device) -> str:
+    """Why there is no int8 there, in words; '' where there is."""
+    if device.type != 'cpu':
+        return f'the planner is on {device}, and it is for CPUs'
     return '' if supported() else 'the processor has no VNNI, or this PyTorch no kernels for it'
 
 
@@ -98,10 +119,12 @@ def recordable(config: PlannerConfig, dynamics: LatentDynamics | Imagination,
     search is arithmetic and not calls, and weights packed for bf16 or int8 can't be part of a
     program.
     """
-    if config.deadline_ms or config.solver == 'gradient' or getattr(dynamics, 'coarse', None):
+    if config.deadline_ms or config.solver == 'gradient':
         return False
     if device.type == 'cuda':
         return True
+    if getattr(dynamics, 'coarse', None):
+        return False
     narrow = getattr(dynamics, 'dtype', torch.float32) == torch.float32
     few = batch * config.samples <= _FEW and config.iterations <= _SHORT
     return device.type == 'cpu' and narrow and few
@@ -125,13 +148,16 @@ def elites_regret(model: WorldModel, other: Imagination, config: PlannerConfig) 
 
 
 def _drawn(model: WorldModel, config: PlannerConfig, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A latent as SIGReg shapes them, nothing past, and a first iteration's candidates and one."""
-    device, skip = model.action_std.device, model.config.frameskip
+    """A context as SIGReg shapes latents, and a first iteration's candidates and one more."""
+    device, skip, frames = model.action_std.device, model.config.frameskip, config.context
     draw = torch.Generator().manual_seed(seed)
-    noise = torch.randn((1, config.samples + 1, config.horizon, skip, len(model.action_std)),
-                        generator=draw).to(device)
     low, high = (torch.as_tensor(v, dtype=torch.float32, device=device)
                  for v in (model.spec.low, model.spec.high))
-    actions = torch.clamp(model.action_mean + model.action_std * noise, low, high)
-    latents = torch.randn((1, 1, model.config.latent_dim), generator=draw).to(device)
-    return latents, actions[:, 0, :0], actions
+
+    def blocks(*shape: int) -> Tensor:
+        noise = torch.randn((1, *shape, skip, len(model.action_std)), generator=draw).to(device)
+        return torch.clamp(model.action_mean + model.action_std * noise, low, high)
+
+    actions = blocks(config.samples + 1, config.horizon)
+    latents = torch.randn((1, frames, model.config.latent_dim), generator=draw).to(device)
+    return latents, blocks(frames - 1), actions

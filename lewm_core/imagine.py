@@ -10,7 +10,7 @@ Conventions: B problems, S candidates, N = B·S of them, K blocks, C context fra
 width, W predictor width, H heads, I = heads · head width, T tokens of a window. Tokens come one
 after the other, each for all candidates: (T·N, W). A block's modulations are as many rows of six
 parts: shift, 1 + scale and gate, for the attention and for the MLP. What a window remembers of
-its tokens in a block is their keys and values (T·N, 2·I).
+its tokens in a block is their keys and values, (N, 2·I) each.
 """
 
 from __future__ import annotations
@@ -29,8 +29,12 @@ from lewm_core.products import Product
 
 # Candidates at a time: their tokens stay in the processor's cache.
 _ROWS = 1024
-# Numbers in a tensor from which its passes through memory cost more than the calls.
+# Numbers in a tensor from which its passes through memory cost a CPU more than the calls.
 _LARGE = 2 ** 15
+
+# Of a window's tokens: keys and values (N, 2·I) each; and one of both, or all T in one tensor.
+_Memory = tuple[Tensor, ...]
+_Tokens = Tensor | tuple[Tensor, ...]
 
 
 class _Layer(NamedTuple):
@@ -53,6 +57,7 @@ class Imagination:
     """
 
     coarse: Imagination | None = None
+    rolls = False  # what is remembered of tokens stays as it was, also when the window slides
 
     @torch.no_grad()
     def __init__(self, model: WorldModel, dtype: torch.dtype = torch.float32) -> None:
@@ -93,6 +98,16 @@ class Imagination:
                          for layer, watched in zip(self._layers, other._layers)]
         return other
 
+    def rolling(self) -> Imagination:
+        """The same with a rolling cache of keys and values: a token is never done again.
+
+        As in language models with a sliding window (arXiv 2310.06825). Nearly the same, for
+        tokens would have another place in the window, and not know what has left it.
+        """
+        other = copy.copy(self)
+        other.rolls = True
+        return other
+
     def _rollout(self, latents: Tensor, past: Tensor, actions: Tensor) -> Tensor:
         # As numbers: a search that is recorded must not ask for them again in every run.
         batch, count, horizon = (int(size) for size in actions.shape[:3])
@@ -106,7 +121,7 @@ class Imagination:
             # Token i of all is context before `keep - 1` and this candidate's own from there on.
             first = max(0, keep + step - self.history)
             own = max(0, first - keep + 1)
-            if step and first == 0:
+            if step and (first == 0 or self.rolls):
                 own = step  # the window has only grown: its other tokens are remembered
             else:
                 memory = self._context(context[first:-1], [m[first * batch:] for m in before],
@@ -126,36 +141,35 @@ class Imagination:
         places = self._positions[position:position + len(tokens), None]
         return (torch.stack(list(tokens)) + places).flatten(0, 1)
 
-    def _context(self, tokens: Tensor, modulations: list[Tensor], count: int
-                 ) -> list[Tensor | None]:
+    def _context(self, tokens: Tensor, modulations: list[Tensor], count: int) -> list[_Memory]:
         """What each block remembers of the context (C, B, W), for every candidate."""
         frames, last = len(tokens), len(self._layers) - 1
         if not frames:
-            return [None] * len(self._layers)
+            return [()] * len(self._layers)
         memory, x = [], self._placed(tokens, 0)
         for index, (layer, modulation) in enumerate(zip(self._layers, modulations)):
             parts = modulation.chunk(6, dim=1)
             h = _modulated(x, *parts[:2])
-            made = layer.key_value(h)
-            memory.append(_each(made.unflatten(0, (frames, -1)), count))
+            made = layer.key_value(h).unflatten(0, (frames, -1))
+            memory.append(_each(made, count).unflatten(0, (frames, -1)).unbind())
             if index < last:
-                x = self._through(layer, x, parts, self._hear(layer, h, made, frames, frames))
+                x = self._through(layer, x, parts, self._hear(layer, h, made.unbind(), frames))
         return memory
 
     def _predict(self, x: Tensor, count: int, modulations: list[Tensor],
-                 memory: list[Tensor | None]) -> tuple[Tensor, list[Tensor | None]]:
+                 memory: list[_Memory]) -> tuple[Tensor, list[_Memory]]:
         """The latent (N, D) after the last of `count` new tokens, and what is remembered."""
-        made: list[Tensor | None] = []
+        made: list[_Memory] = []
         rows, asking = len(x) // count, count
         for index, (layer, modulation) in enumerate(zip(self._layers, modulations)):
-            parts, before = modulation.chunk(6, dim=1), memory[index]
+            parts = modulation.chunk(6, dim=1)
             h = _modulated(x, *parts[:2])
-            new = layer.key_value(h)
-            made.append(new if before is None else torch.cat([before, new]))
+            new = layer.key_value(h).unflatten(0, (count, rows)).unbind()
+            made.append((*memory[index], *new)[-self.history:])
             if index == len(self._layers) - 1 and count > 1:
                 x, h, parts = x[-rows:], h[-rows:], [part[-rows:] for part in parts]
                 asking = 1
-            heard = self._hear(layer, h, made[-1], asking, len(made[-1]) // rows)
+            heard = self._hear(layer, h, made[-1], asking)
             x = self._through(layer, x, parts, heard)
         *first, widen, narrow = self._head
         x = _normed(x)
@@ -163,17 +177,20 @@ class Imagination:
             x = product(x)
         return narrow(widen(x, gelu=True)), made
 
-    def _hear(self, layer: _Layer, h: Tensor, memory: Tensor, asking: int, window: int) -> Tensor:
-        """What the tokens `h`, the last `asking` of `window`, hear of it (T·N, W)."""
-        keys, values = memory.view(window, -1, 2, self._heads, self._head_dim).unbind(2)
-        rows = len(h) // asking
+    def _hear(self, layer: _Layer, h: Tensor, memory: _Memory, asking: int) -> Tensor:
+        """What the tokens `h`, the last `asking` of the window `memory`, hear of it (T·N, W)."""
+        rows, window = len(memory[0]), len(memory)
         first = [layer.alone(h[:rows])] if asking == window else []
         if asking == len(first):
             return first[0]
-        queries = layer.query(h[len(first) * rows:])
-        queries = queries.view(-1, rows, self._heads, self._head_dim)
+        heads = self._heads, self._head_dim
+        queries = layer.query(h[len(first) * rows:]).view(-1, rows, *heads)
+        if h.device.type != 'cpu' or queries[0].numel() < _LARGE:
+            keys, values = torch.stack(memory).view(window, rows, 2, *heads).unbind(2)
+        else:  # not side by side in memory: that would be to copy them
+            keys, values = zip(*(token.view(rows, 2, *heads).unbind(1) for token in memory))
         answers = [_attend(query, keys[:end], values[:end])
-                   for end, query in enumerate(queries.unbind(0), window - len(queries) + 1)]
+                   for end, query in enumerate(queries.unbind(), window - len(queries) + 1)]
         heard = layer.out(answers[0] if len(answers) == 1 else torch.cat(answers))
         return torch.cat([*first, heard]) if first else heard
 
@@ -250,11 +267,12 @@ def _normed(x: Tensor, eps: float = 1e-5) -> Tensor:
     return functional.layer_norm(x, (int(x.shape[-1]),), eps=eps)
 
 
-def _attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """The answer (N, I) to one query (N, H, d) from keys and values (T, N, H, d)."""
-    weights = (query * keys).sum(dim=-1, keepdim=True).softmax(dim=0)
-    if query.numel() < _LARGE:
+def _attend(query: Tensor, keys: _Tokens, values: _Tokens) -> Tensor:
+    """The answer (N, I) to one query (N, H, d) from T keys and values (N, H, d)."""
+    if isinstance(keys, Tensor):
+        weights = (query * keys).sum(dim=-1, keepdim=True).softmax(dim=0)
         return (weights * values).sum(dim=0).flatten(1)
+    weights = torch.stack([(query * key).sum(dim=-1, keepdim=True) for key in keys]).softmax(dim=0)
     answer = weights[0] * values[0]
     for weight, value in zip(weights[1:], values[1:]):
         answer = answer.addcmul_(weight, value)

@@ -1,4 +1,4 @@
-"""Full searches side by side: ours in float32, bf16 and int8, and the reference library's."""
+"""Full searches side by side: ours in each precision and as it is chosen, and the reference's."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def speed(job: BenchPlannerJob) -> tuple[list[dict[str, Any]], dict[str, float]]
     model = perturbed(job.model, job.seed)
     int8 = ['int8'] if job.device == 'cpu' and supported() else []
     names = {f'ours_{precision}': [sys.executable, '-m', 'lewm_core.bench.planner_worker']
-             for precision in ('float32', 'bf16', *int8)}
+             for precision in ('float32', 'bf16', *int8, 'auto')}
     if job.reference_python:
         names['swm'] = [str(job.reference_python), str(Path(__file__).with_name('swm_worker.py'))]
     with tempfile.TemporaryDirectory(prefix='lewm_bench_') as where:

@@ -141,7 +141,8 @@ def test_the_bench_writes_every_row_with_its_keys_and_needs_no_reference(tmp_pat
     output = tmp_path / 'planner.json'
     assert run_planner(job(output=output, tables=('speed',), rounds=1, threads=1), []) == 0
     result = json.loads(output.read_text())
-    assert [row['dtype'] for row in result['rows']] == ['float32', 'bf16', *['int8'] * supported()]
+    assert [row['dtype'] for row in result['rows']] == [
+        'float32', 'bf16', *['int8'] * supported(), 'auto']
     for row in result['rows']:
         assert {'solver', 'device', 'dtype', 'batch', 'samples', 'iterations', 'horizon',
                 'plan_ms', 'final_cost', 'peak_mb'} <= set(row)
