@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 _WIDE = 192
 # The float32 cost of others' elites may be this much above that of float32's own.
 _TOLERANCE = 0.02
+# From so many contexts: in one of Push-T's a rolling cache's elites cost 14 % more, in another 0.
+_CONTEXTS = 4
 # Candidates from which int8 pays (the paper's model, beside bf16).
 _MANY = 100
 # Iterations up to which a search on a CPU is recorded: each takes a tenth of a second of that.
@@ -39,21 +42,23 @@ def imagination(model: LatentDynamics, config: PlannerConfig) -> LatentDynamics 
     """
     if not isinstance(model, WorldModel) or config.solver == 'gradient':
         return model
-    found = _in_full(model, config)
-    found.coarse = _coarse(model, found, config)
+    trial = Trial(model, config)
+    found = _in_full(model, config, trial)
+    found.coarse = _coarse(model, found, config, trial)
     return found
 
 
-def _in_full(model: WorldModel, config: PlannerConfig) -> Imagination:
+def _in_full(model: WorldModel, config: PlannerConfig, trial: Trial) -> Imagination:
     auto = config.precision in ('auto', 'int8')
     name = resolve_precision('auto' if auto else config.precision, model.action_std.device)
     if name == 'float32' or (auto and model.config.predictor_width < _WIDE):
         return Imagination(model)
     fast = Imagination(model, torch.bfloat16)
-    return fast if not auto or _agrees(model, fast, config, 'bf16') else Imagination(model)
+    return fast if not auto or trial.agrees(fast, 'bf16') else Imagination(model)
 
 
-def _coarse(model: WorldModel, full: Imagination, config: PlannerConfig) -> Imagination | None:
+def _coarse(model: WorldModel, full: Imagination, config: PlannerConfig, trial: Trial
+            ) -> Imagination | None:
     """`full` in less time: in int8, with a rolling cache, or both; None where neither serves.
 
     Each where it is to be had, pays and agrees. int8 that is asked for is neither checked nor
@@ -69,11 +74,10 @@ def _coarse(model: WorldModel, full: Imagination, config: PlannerConfig) -> Imag
     found = full
     if not hindrance:
         bytewise = full.in_int8(*_drawn(model, config, config.seed + 1))
-        if asked or _agrees(model, bytewise, config, 'int8'):
+        if asked or trial.agrees(bytewise, 'int8'):
             found = bytewise
     slides = 1 < model.history < config.context + config.horizon - 1
-    if slides and not (asked or whole) and _agrees(model, found.rolling(), config,
-                                                   'a rolling cache'):
+    if slides and not (asked or whole) and trial.agrees(found.rolling(), 'a rolling cache'):
         found = found.rolling()
     return None if found is full else found
 
@@ -102,15 +106,6 @@ def _without_int8(device: torch.device) -> str:
     return '' if supported() else 'the processor has no VNNI, or this PyTorch no kernels for it'
 
 
-def _agrees(model: WorldModel, other: Imagination, config: PlannerConfig, name: str) -> bool:
-    regret = elites_regret(model, other, config)
-    if regret <= _TOLERANCE:
-        return True
-    log.warning('%s is not used: its elites cost %.1f %% more than those of float32, at most '
-                '%g %% is allowed', name, 100 * regret, 100 * _TOLERANCE)
-    return False
-
-
 def recordable(config: PlannerConfig, dynamics: LatentDynamics | Imagination,
                device: torch.device, batch: int = 1) -> bool:
     """Whether such a search for `batch` problems can be recorded, and gains by it; see `graphs`.
@@ -130,34 +125,55 @@ def recordable(config: PlannerConfig, dynamics: LatentDynamics | Imagination,
     return device.type == 'cpu' and narrow and few
 
 
-@torch.no_grad()
-def elites_regret(model: WorldModel, other: Imagination, config: PlannerConfig) -> float:
-    """How much more `other`'s elites cost under `model` than the model's own; 0: just as much.
+class Trial:
+    """Candidates of a first iteration, to be sorted by others than the model in float32.
 
-    Of the candidates of a first iteration, from a latent drawn as SIGReg shapes them, standard
-    normal, to where one more such sequence leads.
+    From contexts as SIGReg shapes latents, standard normal, to where one more such sequence leads.
     """
-    latents, past, actions = _drawn(model, config, config.seed)
-    ends = Imagination(model).rollout(latents, past, actions)[:, :, -1]
-    goal, ends = ends[:, -1:], ends[:, :-1]
-    costs = (ends - goal).square().mean(dim=-1)
-    others = (other.rollout(latents, past, actions[:, :-1])[:, :, -1] - goal).square().mean(dim=-1)
-    own, theirs = (costs.gather(1, c.topk(config.elites, dim=1, largest=False).indices).mean()
-                   for c in (costs, others))
-    return float(theirs / own - 1)
+
+    def __init__(self, model: WorldModel, config: PlannerConfig) -> None:
+        self._model, self._elites = model, config.elites
+        self._latents, self._past, self._actions = _drawn(model, config, config.seed)
+
+    @cached_property
+    @torch.no_grad()
+    def _goals_and_costs(self) -> tuple[Tensor, Tensor]:
+        """The goals (B, 1, D) and the model's own costs (B, S)."""
+        ready = Imagination(self._model)
+        ends = ready.rollout(self._latents, self._past, self._actions)[:, :, -1]
+        goals, ends = ends[:, -1:], ends[:, :-1]
+        return goals, (ends - goals).square().mean(dim=-1)
+
+    @torch.no_grad()
+    def regret(self, other: Imagination) -> float:
+        """How much more `other`'s elites cost under the model than its own; 0: just as much."""
+        goals, costs = self._goals_and_costs
+        ends = other.rollout(self._latents, self._past, self._actions[:, :-1])[:, :, -1]
+        own, theirs = (costs.gather(1, c.topk(self._elites, dim=1, largest=False).indices).mean()
+                       for c in (costs, (ends - goals).square().mean(dim=-1)))
+        return float(theirs / own - 1)
+
+    def agrees(self, other: Imagination, name: str) -> bool:
+        """Whether they cost hardly more; if not, that is logged with the other's `name`."""
+        regret = self.regret(other)
+        if regret <= _TOLERANCE:
+            return True
+        log.warning('%s is not used: its elites cost %.1f %% more than those of float32, at most '
+                    '%g %% is allowed', name, 100 * regret, 100 * _TOLERANCE)
+        return False
 
 
 def _drawn(model: WorldModel, config: PlannerConfig, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A context as SIGReg shapes latents, and a first iteration's candidates and one more."""
+    """Contexts (B, C, D), the blocks between, and a first iteration's candidates and one more."""
     device, skip, frames = model.action_std.device, model.config.frameskip, config.context
     draw = torch.Generator().manual_seed(seed)
     low, high = (torch.as_tensor(v, dtype=torch.float32, device=device)
                  for v in (model.spec.low, model.spec.high))
 
     def blocks(*shape: int) -> Tensor:
-        noise = torch.randn((1, *shape, skip, len(model.action_std)), generator=draw).to(device)
-        return torch.clamp(model.action_mean + model.action_std * noise, low, high)
+        noise = torch.randn((_CONTEXTS, *shape, skip, len(model.action_std)), generator=draw)
+        return torch.clamp(model.action_mean + model.action_std * noise.to(device), low, high)
 
     actions = blocks(config.samples + 1, config.horizon)
-    latents = torch.randn((1, frames, model.config.latent_dim), generator=draw).to(device)
+    latents = torch.randn((_CONTEXTS, frames, model.config.latent_dim), generator=draw).to(device)
     return latents, blocks(frames - 1), actions

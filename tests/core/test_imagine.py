@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lewm_core.config import PlannerConfig
-from lewm_core.dynamics import elites_regret, imagination
+from lewm_core.dynamics import Trial, imagination
 from lewm_core.imagine import Imagination
 from lewm_core.planner import goal_objective, solve
 from tests.core.model_toys import rollout_inputs
@@ -50,9 +50,9 @@ def test_it_does_not_see_later_changes_of_the_model(moved):
 
 def test_bf16_chooses_nearly_the_same_elites(moved):
     model = moved()
-    config = PlannerConfig(samples=200, elites=20)
-    assert elites_regret(model, Imagination(model), config) == pytest.approx(0, abs=1e-4)
-    assert abs(elites_regret(model, Imagination(model, torch.bfloat16), config)) < 0.05
+    trial = Trial(model, PlannerConfig(samples=200, elites=20))
+    assert trial.regret(Imagination(model)) == pytest.approx(0, abs=1e-4)
+    assert abs(trial.regret(Imagination(model, torch.bfloat16))) < 0.05
 
 
 def test_bf16_whose_elites_disagree_is_not_used_and_that_is_said(moved, monkeypatch, caplog):
