@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -25,6 +26,7 @@ from lewm_core.types import UserError
 from lewm_ros.bag_reader import Bag, open_bag
 from lewm_ros.decode import picture
 
+_LOG = logging.getLogger(__name__)
 _SLICE = 32  # frames: a twentieth of a second of work, so that all processes end together
 
 
@@ -189,14 +191,15 @@ def _ask(should_stop: Callable[[], bool]) -> None:
 def processes(count: int, first: Path) -> Iterator[Helpers | None]:
     """That many other processes, which start and open the bag `first` while the first pass runs.
 
-    They are started afresh: a fork copies the locks of ROS's and PyTorch's threads.
+    They are started afresh: a fork copies the locks of ROS's and PyTorch's threads. None where
+    `count` is 0, or where the machine has no semaphores for them.
     """
-    if count < 1:
+    pool = _pool(count) if count > 0 else None
+    if pool is None:
         yield None
         return
-    threads = cv2.getNumThreads()
+    threads, waits = cv2.getNumThreads(), True
     cv2.setNumThreads(1)
-    pool, waits = ProcessPoolExecutor(count, get_context('spawn'), _begin), True
     try:
         with _without_main():
             for _ in range(count):  # one is started for each
@@ -206,6 +209,15 @@ def processes(count: int, first: Path) -> Iterator[Helpers | None]:
     finally:
         pool.shutdown(waits, cancel_futures=True)
         cv2.setNumThreads(threads)
+
+
+def _pool(count: int) -> ProcessPoolExecutor | None:
+    try:
+        return ProcessPoolExecutor(count, get_context('spawn'), _begin)
+    except (OSError, ImportError) as error:  # a container whose /dev/shm can't be written to
+        _LOG.warning('one process converts, for others could not be had here (%s: %s)',
+                     type(error).__name__, error)
+        return None
 
 
 _READER = Reader()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import signal
@@ -209,6 +210,19 @@ def test_several_processes_write_what_one_writes(tmp_path, two_room, storage):
     np.testing.assert_array_equal(one.frames(rows), three.frames(rows))
     if storage == 'raw':
         np.testing.assert_array_equal(three.pixels[131], picture(132))
+
+
+def test_where_no_process_can_be_had_one_converts_and_says_so(tmp_path, two_room, monkeypatch,
+                                                              caplog):
+    """In a container whose /dev/shm is not the user's, a large bag ended in a traceback."""
+    def refused(*_, **__):
+        raise PermissionError(13, 'Permission denied')
+
+    bag = recorded(tmp_path / 'bag')
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+        patch.setattr('multiprocessing.synchronize.SemLock.__init__', refused)
+        assert convert([bag], two_room, tmp_path / 'data.h5', workers=2).frames == 80
+    assert 'one process converts, for others could not be had here (PermissionError' in caplog.text
 
 
 def test_a_script_without_a_main_guard_is_not_run_by_the_other_processes(tmp_path):
