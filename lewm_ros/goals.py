@@ -40,19 +40,14 @@ class GoalTopic:
                 (reliable, DurabilityPolicy.TRANSIENT_LOCAL), (reliable, volatile),
                 (ReliabilityPolicy.BEST_EFFORT, volatile))]
 
-    def _hear(self, message: Image) -> None:
+    def _hear(self, message: Image, info: Any) -> None:
+        # What was published once has one source stamp, whoever hears it; the same picture may
+        # well be a goal again. One subscription may lag behind another by some goals.
         stamp = message.header.stamp
-        key = (stamp.sec, stamp.nanosec, message.width, message.height, hash(bytes(message.data)))
-        # One subscription may lag behind another by a goal. Where nobody fills in the stamp only
-        # the last one is known to be the same, for a picture may well be a goal twice.
-        known = self._heard if stamp.sec or stamp.nanosec else list(self._heard)[-1:]
-        if key not in known:
+        key = (info['source_timestamp'], stamp.sec, stamp.nanosec)
+        if key not in self._heard:
             self._heard.append(key)
             self._on_goal(message)
-
-    def forget(self) -> None:
-        """Nothing; the same image is a new goal when it comes again."""
-        self._heard.clear()
 
     def close(self) -> None:
         """Nothing; hears no more goals."""

@@ -242,7 +242,6 @@ class PlannerNode(ManagedNode):
     def _on_clear_goal(self, _: Any, answer: Trigger.Response) -> Trigger.Response:
         answer.success = True
         answer.message = 'there is no goal now' if self._driver.has_goal else 'there was no goal'
-        self._goals.forget()
         self._driver.clear_goal()
         self._news.clear()
         if self.active:

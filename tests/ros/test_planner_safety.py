@@ -15,6 +15,7 @@ from planner_rig import START, TICK, Rig
 from rcl_interfaces.msg import Log
 from rclpy.node import Node
 from ros_toys import ToyAgent, ToyRobot, image
+from sensor_msgs.msg import Image
 
 from lewm_core.types import UserError
 from lewm_ros.goals import read_goal
@@ -105,6 +106,30 @@ def test_others_on_the_command_topic_are_named_and_do_not_end_the_drive(host, ag
     assert rig.frame()[-1][1:] == (0.01, 0.01) and rig.said("others publish on '/cmd_vel', too")
     assert host.wait_for(lambda: any('the goal is taken' in m.msg for m in logged))
     assert sum('others publish' in m.msg for m in logged) == 1
+
+
+def test_a_goal_that_was_driven_to_before_is_a_goal_again(host, agent):
+    """Two stamped pictures in turn, as a patrol publishes them: from the third on they were taken
+    for copies of the first two, in silence, and the robot stayed where it was."""
+    rig = Rig(host, agent)
+    for value in (3, 4, 3, 4):
+        rig.goal(value, stamp=START + value)
+    assert agent.goals == [3, 4, 3, 4]
+
+
+def test_a_copy_of_a_goal_that_comes_after_it_was_cleared_moves_nothing(host, agent):
+    """A goal comes by up to three subscriptions, and again when discovery finds its latched
+    publisher anew: whichever came after ~/clear_goal started the robot that had been stopped."""
+    rig, infos = Rig(host, agent), []
+    host.call(lambda: rig.robot.create_subscription(
+        Image, 'goal_image', lambda _, info: infos.append(info), 10))
+    rig.goal()
+    assert host.wait_for(lambda: infos)
+    rig.call('clear_goal')
+    host.call(lambda: rig.node._goals._hear(image(START, 9), infos[0]))
+    assert rig.call('clear_goal').message == 'there was no goal' and agent.goals == [9]
+    rig.goal()
+    assert agent.goals == [9, 9]
 
 
 @pytest.mark.parametrize('asked', [Transition(id=Transition.TRANSITION_CONFIGURE),
