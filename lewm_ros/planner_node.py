@@ -51,7 +51,7 @@ class PlannerNode(ManagedNode):
         self._params = params = read(self, PlannerParams)
         agent = self._given or self._load()
         self._spec = serving_spec(agent.spec, params.robot)
-        self._camera_class, self._action_class = check_types(self._spec)
+        self._camera_class, self._action_class = check_types(self._spec, sends=True)
         goal = read_goal(params.goal, agent.spec.camera) if params.goal else None
         self._agent = agent
         self._deadline_s = params.plan_deadline_s or self._spec.tick_s

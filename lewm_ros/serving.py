@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import deserialize_message, serialize_message
 
 from lewm_core.paths import load_robot
 from lewm_core.robot import Camera, RobotSpec
 from lewm_core.types import UserError
 from lewm_ros import decode
-from lewm_ros.fields import check_fields, message_class
+from lewm_ros.fields import check_fields, get_field, message_class, set_field, type_name
 
 # What `RobotSpec.fingerprint` leaves out: none of it changes a tensor.
 _FREE = {'topic', 'type', 'source_width', 'source_height', 'state', 'episode_topic'}
@@ -82,11 +83,38 @@ def _difference(one: Any, other: Any, name: str) -> tuple[str, Any, Any] | None:
     return None
 
 
-def check_types(spec: RobotSpec) -> tuple[type, type]:
-    """The message classes of the camera and of the action topic; UserError if one can't serve."""
+def check_types(spec: RobotSpec, sends: bool = False) -> tuple[type, type]:
+    """The message classes of the camera and of the action topic; UserError if one can't serve.
+
+    `sends`: commands within the limits will be sent, and must arrive as such.
+    """
     camera, action = message_class(spec.camera.type), message_class(spec.action.type)
     check_fields(action, spec)
+    if sends:
+        _check_limits(action, spec)
     return camera, action
+
+
+def _check_limits(action: type, spec: RobotSpec) -> None:
+    """Nothing; raises UserError where a limit would not arrive as such in an `action` message.
+
+    A small integer wraps round, so that a robot told to drive fast ahead would drive back, and
+    what is rounded may lie beyond a limit. Whatever lies between two limits that arrive does so.
+    """
+    for f in spec.action.fields:
+        for value in (f.min, f.max):
+            try:
+                message = action()
+                set_field(message, f.path, value)
+                told = get_field(deserialize_message(serialize_message(message), action), f.path)
+            except (OverflowError, SystemError):  # what rclpy refuses, and an array
+                told = None
+            # To single precision.
+            if told is None or not abs(told - value) <= 1e-6 * abs(value):
+                became = 'cannot be sent' if told is None else f'arrives as {told:g}'
+                raise UserError(f'action field {f.path!r}: its limit {value:g} {became} in a '
+                                f'{type_name(action)}; give limits that this type can hold, or '
+                                'another type')
 
 
 def picture(message: Any, camera: Camera) -> np.ndarray:

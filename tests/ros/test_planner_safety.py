@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import threading
 import time
 
@@ -17,9 +19,11 @@ from rclpy.node import Node
 from ros_toys import ToyAgent, ToyRobot, image
 from sensor_msgs.msg import Image
 
+from lewm_core.robot import ActionField
 from lewm_core.types import UserError
 from lewm_ros.goals import read_goal
 from lewm_ros.node import OK, WARN
+from lewm_ros.serving import check_types
 
 SAFE = (0.0, 0.0)
 
@@ -145,6 +149,32 @@ def test_a_transition_that_the_state_does_not_have_is_refused_and_the_drive_goes
     future = host.call(lambda: client.call_async(ChangeState.Request(transition=asked)))
     assert host.wait_for(future.done) and not future.result().success
     assert rig.frame()[-1][1:] == (0.01, 0.01)
+
+
+@pytest.mark.parametrize('kind, path, limit, said', [
+    ('Int16', 'data', 40000.0, 'its limit -40000 arrives as 25536 in a std_msgs/msg/Int16'),
+    ('Int16', 'data', 3.7, 'its limit -3.7 arrives as -4'),
+    ('Float32', 'data', 1e39, 'its limit -1e+39 arrives as -inf'),
+    ('UInt8', 'data', 1.0, 'its limit -1 cannot be sent'),
+    ('Int16MultiArray', 'data[1]', 40000.0, 'its limit -40000 cannot be sent')])
+def test_limits_that_would_not_arrive_as_such_are_refused_before_anything_moves(
+        two_room, kind, path, limit, said):
+    """A command of 40000 in 16 bits arrived as -25536, the other way; one of 3.7 as 4, beyond its
+    limit; and what was below 0 in unsigned bits ended the node in the midst of a drive."""
+    field = ActionField(path, -limit, limit)
+    spec = dataclasses.replace(two_room, action=dataclasses.replace(
+        two_room.action, type=f'std_msgs/msg/{kind}', fields=(field,)))
+    with pytest.raises(UserError, match=re.escape(f'action field {path!r}: {said}')):
+        check_types(spec, sends=True)
+    assert len(check_types(spec)) == 2  # who only listens doesn't mind
+
+
+def test_limits_that_arrive_but_for_rounding_serve(two_room):
+    for kind, limit in (('Float32', 0.1), ('Int8', 127.0), ('Float64', 1e300)):
+        spec = dataclasses.replace(two_room, action=dataclasses.replace(
+            two_room.action, type=f'std_msgs/msg/{kind}',
+            fields=(ActionField('data', -limit, limit),)))
+        assert check_types(spec, sends=True)[1].__name__ == kind
 
 
 @pytest.mark.parametrize('way_out', [('deactivate',), ('deactivate', 'cleanup'), ('shutdown',)])
