@@ -98,7 +98,8 @@ def learn_tolerance(model: WorldModel, dataset: Dataset) -> dict[str, Any] | Non
     `tolerance`: the median squared latent distance, mean over dimensions, of frames half a block
     apart, where another command than the safe one was in force. `confusion`: the share of
     such pairs, but of frames of one episode at least two blocks apart, that are as near; above a
-    quarter the tolerance is None. Of calibration episodes; of others where there are none.
+    quarter, or where the tolerance would be 0, it is None. Of calibration episodes; of others
+    where there are none.
     """
     skip = model.config.frameskip
     for split in ('calibration', 'validation', 'train'):
@@ -116,6 +117,10 @@ def learn_tolerance(model: WorldModel, dataset: Dataset) -> dict[str, Any] | Non
     tolerance = float(near.median())
     found = {'tolerance': tolerance, 'confusion': float((far <= tolerance).double().mean()),
              'pairs': len(near), 'split': split}
+    if not tolerance > 0:
+        log.warning('most pictures are the same half a block of motion later, so no goal will be '
+                    'said to be reached: look whether the camera is as fast as rate_hz says')
+        return {**found, 'tolerance': None}
     if not found['confusion'] <= _CONFUSED:
         log.warning('frames of other times are as near as half a block of motion in %.0f %% of '
                     'cases, so no goal will be said to be reached: look at the latents (`lewm '

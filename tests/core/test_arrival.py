@@ -119,6 +119,17 @@ def test_latents_in_which_frames_of_other_times_are_as_near_have_no_tolerance(
     assert 'no goal will be said to be reached' in caplog.text
 
 
+def test_a_camera_that_repeats_its_pictures_gives_no_tolerance_and_a_model_that_can_plan(
+        place_model, recorded, tmp_path, caplog):
+    """One slower than its ticks: the median was 0, was kept as the tolerance, and the planner
+    refused the checkpoint: 'a tolerance above 0 is expected; train again'."""
+    with caplog.at_level(logging.WARNING):
+        found = learn_tolerance(place_model, recorded([0.125] * 64))  # another one every 8 ticks
+    assert found['tolerance'] is None and found['confusion'] == 0
+    assert tolerance_of({KEY: found}) is None
+    assert 'are the same half a block of motion later' in caplog.text
+
+
 def test_episodes_too_short_to_learn_from_give_no_tolerance_and_say_so(
         place_model, recorded, caplog):
     with caplog.at_level(logging.WARNING):
