@@ -8,16 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Bool, Header
 
 from lewm_core.images import prepare
 from lewm_core.robot import Camera
 from lewm_core.types import Plan, UserError
+from lewm_ros.decode import decode
 from lewm_ros.serving import LATCHED
 
 
@@ -114,12 +114,14 @@ def read_goal(path: str, camera: Camera) -> np.ndarray:
     """
     if not Path(path).is_file():
         raise UserError(f'goal={path!r} is not a file; give the path of a PNG or JPEG image')
-    bgr = cv2.imread(path, cv2.IMREAD_COLOR)
-    if bgr is None:
-        raise UserError(f'goal={path!r} is not an image that OpenCV reads; give a PNG or JPEG')
-    height, width = bgr.shape[:2]
+    try:  # as the camera's own: what is cut off is refused, and no EXIF turns it
+        rgb = decode(CompressedImage(format=path, data=Path(path).read_bytes()))
+    except UserError:
+        raise UserError(f'goal={path!r} is not a whole image that OpenCV reads; give a PNG or '
+                        'JPEG') from None
+    height, width = rgb.shape[:2]
     expected = camera.source_width or width, camera.source_height or height
     if (width, height) != expected:
         raise UserError(f'goal={path!r} is {width}x{height}, but the camera publishes '
                         f'{expected[0]}x{expected[1]}; give a picture as the camera takes it')
-    return prepare(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), camera)
+    return prepare(rgb, camera)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import struct
 import threading
 import time
 
@@ -17,13 +18,13 @@ from planner_rig import START, TICK, Rig
 from rcl_interfaces.msg import Log
 from rclpy.node import Node
 from ros_toys import ToyAgent, ToyRobot, image
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 
 from lewm_core.robot import ActionField
 from lewm_core.types import UserError
 from lewm_ros.goals import read_goal
 from lewm_ros.node import OK, WARN
-from lewm_ros.serving import check_types
+from lewm_ros.serving import check_types, picture
 
 SAFE = (0.0, 0.0)
 
@@ -198,3 +199,31 @@ def test_a_goal_file_of_another_size_is_refused_by_its_name(two_room, tmp_path):
     cv2.imwrite(str(tmp_path / 'small.png'), np.zeros((32, 32, 3), np.uint8))
     with pytest.raises(UserError, match='small.png.* is 32x32, but the camera publishes 64x64'):
         read_goal(str(tmp_path / 'small.png'), two_room.camera)
+
+
+def jpeg(*, orientation=None):
+    """A JPEG of the camera's size, bright above and dark below."""
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[:32] = 200
+    data = cv2.imencode('.jpg', pixels)[1].tobytes()
+    if orientation is None:
+        return data
+    exif = b'Exif\0\0II*\0' + struct.pack('<IHHHIHHI', 8, 1, 0x112, 3, 1, orientation, 0, 0)
+    return data[:2] + b'\xff\xe1' + struct.pack('>H', len(exif) + 2) + exif + data[2:]
+
+
+def test_a_goal_file_is_seen_as_the_camera_is_whatever_its_exif_says(two_room, tmp_path):
+    """The bytes of a camera's own picture, kept in a file, became a goal upside down: OpenCV turns
+    what the file says is turned, and live pictures are taken as they lie."""
+    data = jpeg(orientation=3)
+    (tmp_path / 'goal.jpg').write_bytes(data)
+    live = picture(CompressedImage(data=data, format='jpeg'), two_room.camera)
+    assert live[0].mean() > 190 and live[-1].mean() < 10
+    assert np.array_equal(read_goal(str(tmp_path / 'goal.jpg'), two_room.camera), live)
+
+
+def test_a_goal_file_that_is_cut_off_is_refused(two_room, tmp_path):
+    """A half-copied picture became a goal whose lower part was grey."""
+    (tmp_path / 'goal.jpg').write_bytes(jpeg()[:-60])
+    with pytest.raises(UserError, match='goal.jpg.* is not a whole image'):
+        read_goal(str(tmp_path / 'goal.jpg'), two_room.camera)
