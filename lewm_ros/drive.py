@@ -126,6 +126,11 @@ class Driver:
         self._serial += 1
         self._debts = [self._agent.reset]
 
+    def begin(self) -> None:
+        """Nothing; a drive begins, of which nothing is known to be wrong."""
+        self.restart()
+        self.fault, self.detail = None, ''
+
     def set_goal(self, pixels: np.ndarray, done: Callable[[Exception | None], None]) -> None:
         """Nothing; `done(None)` when the agent has taken the goal, `done(error)` when not."""
         self._goals += 1

@@ -109,9 +109,10 @@ class PlannerNode(ManagedNode):
         """Nothing; drives if there is a goal, else sends the safe action once."""
         self._watch.begin()
         self._selector.restart()
-        self._driver.restart()
+        self._driver.begin()
         if not self._driver.has_goal:
             self._driver.halt(self._now_ns())
+        self._say_fault()
 
     def make_safe(self) -> None:
         """Nothing; the safe action is the last command, and has arrived when this returns."""

@@ -55,6 +55,19 @@ def test_a_camera_that_repeats_itself_is_stale(host, agent, stamp, said):
     assert rig.said('the camera is stale') and rig.said(said)
 
 
+def test_what_was_wrong_before_a_node_was_activated_is_not_said_of_its_new_drive(host, agent):
+    """A camera that was stale was said to be, and the safe action to be sent, from the first
+    moment of the next drive on; when it was stale then, too, nothing was counted or logged."""
+    rig = Rig(host, agent).goal()
+    rig.frame()
+    for times in (1, 2):
+        assert host.wait_for(lambda: rig.node._driver.count['stale'] == times)
+        assert 'the camera is stale' in host.call(rig.node.diagnose)[1]
+        host.call(rig.node.trigger_deactivate)
+        level, said, _ = host.call(lambda: (rig.node.trigger_activate(), rig.node.diagnose())[1])
+        assert (level, said) == (OK, 'driving to the goal')
+
+
 def test_goals_that_keep_coming_do_not_hide_that_the_camera_has_gone(host, agent):
     """Each accepted goal began the camera's waiting anew, so a goal a tick hid a dead camera."""
     rig = Rig(host, agent).goal()
