@@ -154,12 +154,16 @@ def _executed(agent: Agent, worlds: list[Any], plans: np.ndarray, goals: torch.T
 
 
 def _compare(rows: list[dict[str, Any]], driven: list[Driven], seed: int) -> dict[str, Any]:
-    """The first budget of at most 1/100 of the reference's beside the largest one, paired."""
+    """The first budget of at most 1/100 of the reference's beside the largest one, paired.
+
+    Nothing where none is smaller than the largest: a budget beside itself differs by 0 for sure.
+    """
     budgets = [row['samples'] * row['iterations'] for row in rows]
-    small = next((i for i, b in enumerate(budgets) if b <= REFERENCE / 100), None)
+    full = int(np.argmax(budgets))
+    small = next((i for i, b in enumerate(budgets)
+                  if b <= REFERENCE / 100 and b < budgets[full]), None)
     if small is None:
         return {}
-    full = int(np.argmax(budgets))
     difference = driven[small].reached.astype(float) - driven[full].reached
     rng = np.random.default_rng(seed)
     means = rng.choice(difference, (10_000, len(difference))).mean(axis=1)

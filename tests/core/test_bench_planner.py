@@ -163,6 +163,18 @@ def test_the_table_of_success_compares_the_small_budget_with_the_full_one(model,
     assert result['summary']['small_budget_fraction'] == pytest.approx(16 / 9000)
 
 
+@pytest.mark.parametrize('asked, expected', [
+    ([90], None), ([90, 90, 90], None), ([90, 60, 90], (60, 90)), ([60, 9000], (60, 9000))])
+def test_no_budget_is_compared_with_itself(asked, expected):
+    """Of budgets of one size the summary said that the small one reached as much as the full one,
+    from 0 to 0 with 95 % confidence: they were one and the same row."""
+    driven = planner_success.Driven(np.arange(4) > 1, np.zeros(4), np.zeros(4), 1.0)
+    rows = [{'samples': count, 'iterations': 1, 'budget': count, 'success': 0.5}
+            for count in asked]
+    found = planner_success._compare(rows, [driven] * len(rows), 0)
+    assert (found and (found['small_budget'], found['full_budget'])) == (expected or {})
+
+
 def test_what_is_compared_unless_asked_begins_with_a_hundredth_of_the_reference(model):
     for proposal in (False, True):
         first, *_, last = (parse_budget(text, SEARCH, 0) for text in budgets(proposal))
