@@ -89,7 +89,6 @@ class Driver:
             return
         self.count['frames'] += 1
         if self._phase == 0 and not self._busy:
-            self.count['blocks'] += 1
             self._begin(stamp_ns, pixels)
             return
         if self._phase == 0:  # still planning for the block before: this frame can't begin one
@@ -161,12 +160,14 @@ class Driver:
             self._plan, self._at, self._next = self._next, 0, None
             self.fault, self.detail = None, ''
         if self._ahead and self._plan is not None and self._at < len(self._plan.actions):
+            self.count['blocks'] += 1
             self._begin_planned(stamp_ns, pixels)
             return
         frame = self._frame(stamp_ns, pixels)
         if frame is None:
             self._answer(stamp_ns, counts=False)
             return
+        self.count['blocks'] += 1
         self._open = stamp_ns
         debts, self._debts = self._debts, []
         self._request(debts, lambda: self._agent.plan(frame))

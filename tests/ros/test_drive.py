@@ -182,6 +182,21 @@ def test_a_refused_image_lets_the_plan_go_on_and_the_next_good_one_plans(bench):
     assert bench.driver.fault is None
 
 
+@pytest.mark.parametrize('ahead, blocks', [(False, 2), (True, 7)])
+def test_a_frame_whose_image_is_refused_begins_a_block_only_where_it_is_driven_by_a_plan(
+        two_room, ahead, blocks):
+    """Each of them was counted as a block, so a minute of refused pictures hid that plans were
+    late: missed_share is late plans a block."""
+    bench = Bench(two_room, ahead=ahead, horizon=5).goal()
+    for _ in range(5):
+        bench.frame()
+    for _ in range(40):
+        bench.frame(broken=True)
+    bench.frame()
+    assert bench.driver.count['blocks'] == blocks
+    assert bench.driver.count['frames'] == 46
+
+
 def test_an_episode_start_forgets_plan_and_history(bench):
     for _ in range(3):
         bench.frame()
