@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -277,21 +277,22 @@ class LiveClock:
 
     Header stamps when both message types have them, else the source stamps that DDS gives. A
     publisher that leaves the header stamp empty from the start moves everything to source stamps
-    (`header` is then false); an empty one among filled ones is refused with None. The receipt
-    time is never used: after a stall it misplaces hundreds of commands.
+    (`header` is then false); unless it was its first one alone, for a simulator's first picture
+    may be of time 0. An empty one among filled ones is refused with None. The receipt time is
+    never used: after a stall it misplaces hundreds of commands.
     """
 
     def __init__(self, has_header: bool) -> None:
-        self.header = has_header
+        self.header = self._there = has_header
         self._seen: set[str] = set()
+        self._empty: Counter[str] = Counter()
 
     def stamp(self, stream: str, header_ns: int, source_ns: int) -> int | None:
         """The stamp in nanoseconds of a message of `stream`, or None when it can't be placed."""
-        if self.header and header_ns == 0 and stream not in self._seen:
-            self.header = False
-        if not self.header:
-            return source_ns
-        if header_ns == 0:
-            return None
-        self._seen.add(stream)
-        return header_ns
+        if header_ns:
+            self._seen.add(stream)
+        elif stream not in self._seen:
+            self._empty[stream] += 1
+        self.header = self._there and all(count == 1 and name in self._seen
+                                          for name, count in self._empty.items())
+        return (header_ns or None) if self.header else source_ns

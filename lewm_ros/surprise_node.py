@@ -162,8 +162,10 @@ class SurpriseNode(ManagedNode):
             # What waits was stamped by the other clock.
             self._watch(self._builder.restart())
             self._builder = StepBuilder(self._spec, grace_s=self._params.grace_s)
-            self.get_logger().warning(f'the {stream} messages have no header stamp: all are '
-                                      'ordered by the time they were sent instead')
+            self.get_logger().warning(
+                f'the {stream} messages have header stamps: all are ordered by those again'
+                if self._clock_of.header else f'the {stream} messages have no header stamp: all '
+                'are ordered by the time they were sent instead')
         if stamp is None:
             self._say('stamp', f'a {stream} message has no header stamp, but those before it '
                       'had; it is left out')

@@ -239,6 +239,20 @@ def test_header_stamps_are_used_only_where_everybody_fills_them():
     assert LiveClock(has_header=False).stamp('frame', 5, 100) == 100
 
 
+def test_a_first_stamp_of_zero_does_not_take_the_stamps_from_a_camera_that_has_them():
+    """A simulator's first picture, of time 0, moved a planner to the clock of the wall for good:
+    its commands were stamped years ahead, so that no robot in simulated time found one too old."""
+    clock = LiveClock(has_header=True)
+    assert clock.stamp('frame', 0, 10**18) == 10**18 and not clock.header
+    assert clock.stamp('frame', 5, 10**18 + 1) == 5 and clock.header
+    assert clock.stamp('frame', 0, 10**18 + 2) is None
+    assert clock.stamp('command', 0, 10**18 + 3) == 10**18 + 3  # of these none is filled in
+    assert clock.stamp('frame', 6, 10**18 + 4) == 10**18 + 4
+    assert clock.stamp('command', 6, 10**18 + 5) == 6
+    assert clock.stamp('marker', 0, 101) == clock.stamp('marker', 0, 101) == 101
+    assert clock.stamp('marker', 7, 102) == 102  # not the first one alone
+
+
 def test_another_rate_has_another_tick(two_room):
     spec = dataclasses.replace(two_room, rate_hz=30.0)
     assert choices(spec, np.arange(6) * S / 30) == [BEGIN] + [KEEP] * 5
