@@ -89,10 +89,11 @@ def _loop(trainer: Trainer, folder: RunFolder, events: EventLog,
                 raise out_of_memory(config, trainer.batches.resident) from None
             stop, done = distributed.anyone(should_stop()), step + 1
             save = stop or done == config.steps or done % config.checkpoint_every == 0
-            if done == config.steps or done % config.validate_every == 0:
+            validated = done == config.steps or done % config.validate_every == 0
+            if validated:
                 with uncompiled(trainer.model):
                     trainer.validate()
-            if save or done % config.log_every == 0:
+            if save or validated or done % config.log_every == 0:
                 progress, row = trainer.report(losses)
                 if distributed.leader():
                     folder.log(row)

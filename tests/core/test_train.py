@@ -132,6 +132,17 @@ def test_the_log_holds_what_a_reader_needs(learned):
     assert config['train']['steps'] == 300 and config['dataset']['episodes'] == 20
 
 
+def test_every_validation_is_in_the_log_whatever_the_steps_between_lines(
+        recording, toy_model, tmp_path):
+    """Its figures were only in a line of the same step: with validate_every=7 and log_every=5 all
+    validations but the last were measured, chose the best model, and were never written."""
+    config = dataclasses.replace(QUICK, validate_every=5, checkpoint_every=12, log_every=3)
+    train(recording, toy_model, DataConfig(), config, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+    assert [line['step'] for line in lines] == [3, 5, 6, 9, 10, 12]
+    assert [line['step'] for line in lines if 'val_skill' in line] == [5, 10, 12]
+
+
 def test_training_learns_where_the_robot_is_and_where_it_goes(learned):
     figures = load_checkpoint(learned / 'model.safetensors').metrics['evaluation']
     assert figures['split'] == 'test' and figures['probe_r2_min'] > 0.6
