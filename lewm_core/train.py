@@ -132,7 +132,7 @@ def _finish(trainer: Trainer, folder: RunFolder, settings: Settings, dataset: Da
         log.info('stopped after step %d of %d; the same call goes on from there', trainer.done,
                  trainer.config.steps)
     else:
-        held_out = next((s for s in ('test', 'validation') if dataset.episodes(s)), None)
+        held_out = next((s for s in ('test', 'validation') if len(dataset.rows(s)) > 1), None)
         if held_out is None:
             log.warning('no episode is held out, so nothing is evaluated: record more episodes')
         else:

@@ -225,6 +225,18 @@ def test_a_single_episode_trains_without_held_out_figures(record, toy_model, tmp
     assert 'no episode is held out' in caplog.text
 
 
+def test_a_test_episode_of_one_frame_does_not_cost_the_run_its_model(record, toy_model, tmp_path):
+    """After the last step the evaluation asked for two frames, so the run ended with an error
+    and without model.safetensors, and so it did whenever it was resumed."""
+    lengths = [60] * 8
+    for episode in record(tmp_path / 'long.h5', lengths).episodes('test'):
+        lengths[episode] = 1
+    dataset = record(tmp_path / 'short.h5', lengths)
+    assert len(dataset.rows('test')) == 1
+    path = train(dataset, toy_model, DataConfig(), QUICK, tmp_path / 'run')
+    assert load_checkpoint(path).metrics['evaluation']['split'] == 'validation'
+
+
 def test_too_few_windows_leave_no_folder(record, toy_model, tmp_path):
     few = record(tmp_path / 'few.h5', [12, 12])
     with pytest.raises(UserError, match='hold 3 windows, but batch_size is 16'):
