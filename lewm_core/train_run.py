@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from lewm_core import distributed
+from lewm_core.checkpoint import read_metadata
 from lewm_core.compose import compose
 from lewm_core.data import Dataset
 from lewm_core.jobs import TrainJob
@@ -31,7 +32,9 @@ def run(job: TrainJob, overrides: list[str]) -> int:
                          overwrite=job.overwrite, should_stop=lambda: bool(interrupted))
         finally:
             bar.close()
-    if interrupted:
+    # What comes after the last step is not stopped by a signal, and then the job is done.
+    done = distributed.leader() and read_metadata(path)['metrics']['finished']
+    if interrupted and not done:
         print('stopped; the same command goes on from here', file=sys.stderr)
         return EXIT_INTERRUPTED
     if distributed.leader():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lewm_core.checkpoint import read_metadata
 from lewm_core.cli import _RUNNERS, main
 from lewm_core.compose import options
 from lewm_core.data import DatasetWriter
+from lewm_core.evaluate import evaluate_checkpoint
 from lewm_core.jobs import JOBS
 from lewm_core.paths import load_robot
 
@@ -58,6 +62,20 @@ def lewm(capsys):
             code = end.code
         return code, *capsys.readouterr()
     return call
+
+
+def test_a_signal_after_the_last_step_finishes_the_run_and_says_so(
+        dataset, tmp_path, lewm, monkeypatch):
+    """It said "stopped; the same command goes on from here" and exited with 130, but the run was
+    finished: the same command was refused."""
+    def interrupted(*given):
+        os.kill(os.getpid(), signal.SIGINT)
+        return evaluate_checkpoint(*given)
+
+    monkeypatch.setattr('lewm_core.train.evaluate_checkpoint', interrupted)
+    code, said, error = lewm('train', f'dataset={dataset}', f'output={tmp_path}', *SMALL)
+    assert code == 0 and said == f'{tmp_path / "model.safetensors"}\n' and 'stopped' not in error
+    assert read_metadata(tmp_path / 'model.safetensors')['metrics']['finished']
 
 
 def test_the_exit_code_is_that_of_the_process():
