@@ -120,6 +120,8 @@ _TOKENS = 4200
 # Up to this many tokens plain products in bfloat16 are faster on a CPU than the kernel that never
 # holds all scores: with the 257 of the paper's encoder 2.4 times, forward and backward together.
 _SHORT = 512
+# Of a layer of the convolutional encoder, as of the other widths in ModelConfig.
+_MOST_CHANNELS = 16384
 
 
 def _init_vit(module: nn.Module) -> None:
@@ -141,6 +143,9 @@ class ConvEncoder(nn.Module):
             raise UserError(f'conv_channels={list(channels)} do not fit image_size='
                             f'{config.image_size}; give 1 or more, each of which halves the '
                             'image to whole pixels')
+        if not all(1 <= count <= _MOST_CHANNELS for count in channels):
+            raise UserError(f'conv_channels={list(channels)} are out of range; give numbers of '
+                            f'channels in [1, {_MOST_CHANNELS}]')
         layers: list[nn.Module] = []
         for before, after in zip((3, *channels), channels):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False),

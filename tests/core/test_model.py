@@ -59,6 +59,8 @@ def test_a_camera_of_another_size_than_the_models_is_refused(robot, toy_model):
 
 @pytest.mark.parametrize('changes, words', [
     ({'conv_channels': ()}, 'conv_channels'), ({'conv_channels': (4,) * 5}, 'image_size=16'),
+    ({'conv_channels': (8, 0)}, r'conv_channels=\[8, 0\] are out of range'),
+    ({'conv_channels': (-1, 8)}, 'out of range'), ({'conv_channels': (10**30,)}, 'out of range'),
     ({'encoder': 'vit'}, 'patch_size=14'), ({'history': 0}, 'history=0'),
     ({'encoder': 'vit', 'patch_size': 4, 'encoder_heads': 5}, 'encoder_heads=5')])
 def test_sizes_that_do_not_fit_together_are_refused(robot, toy_model, changes, words):
