@@ -145,14 +145,14 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                         ) from None
     # The file's first 8 bytes are the length of its JSON header (the safetensors format).
     length = int.from_bytes(data[:8], 'little')
-    metadata = json.loads(data[8:8 + length]).get('__metadata__', {})
+    metadata = json.loads(data[8:8 + length]).get('__metadata__') or {}
     return tensors, _parse_header(path, metadata)
 
 
 def _parse_header(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     try:
         header = json.loads(metadata[_KEY])
-    except (KeyError, json.JSONDecodeError):
+    except (KeyError, ValueError, RecursionError):  # no JSON, or one that no program can read
         header = None
     if not isinstance(header, dict):
         raise UserError(f'checkpoint {str(path)!r} holds tensors but no lewm header with a robot '

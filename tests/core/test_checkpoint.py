@@ -116,9 +116,18 @@ def test_what_is_no_safetensors_file_is_refused(path, data):
 
 
 @pytest.mark.parametrize('metadata', [None, {}, {'format': 'pt'}, {'lewm': 'no json'},
-                                      {'lewm': '[1]'}])
+                                      {'lewm': '[1]'}, {'lewm': '[' * 100_000},
+                                      {'lewm': '9' * 5000}])
 def test_tensors_without_our_header_are_refused(path, metadata):
+    """JSON too deep, or with too long a number, for Python's reader was a traceback."""
     rewrite(path, metadata=metadata)
+    refused(path, 'no lewm header')
+
+
+def test_metadata_that_is_null_is_no_header(path):
+    """safetensors reads it as none at all; here it was a traceback."""
+    header = b'{"__metadata__": null}  '
+    path.write_bytes(len(header).to_bytes(8, 'little') + header)
     refused(path, 'no lewm header')
 
 
