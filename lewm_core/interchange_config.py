@@ -94,12 +94,18 @@ class _Reader:
             raise UserError(f'{self._where}: {part}.{key} is {found!r}, but this model can only '
                             f'take {value!r}; such a checkpoint cannot be imported')
 
-    def norm(self, part: str) -> None:
-        norm = self._tree[part].get('norm_fn')
-        name = norm.get('_target_') if isinstance(norm, dict) else norm
-        if not str(name).endswith('BatchNorm1d'):
-            raise UserError(f'{self._where}: {part}.norm_fn is {name!r}, but this model can only '
-                            'take torch.nn.BatchNorm1d; such a checkpoint cannot be imported')
+    def layers(self, part: str) -> None:
+        """Raises UserError where a projector's norm or activation is another than ours."""
+        for key, default, only, setting, usual in (
+                ('norm_fn', None, 'torch.nn.BatchNorm1d', 'eps', 1e-5),
+                ('act_fn', 'torch.nn.GELU', 'torch.nn.GELU', 'approximate', 'none')):
+            found = self._tree[part].get(key, default)
+            tree = found if isinstance(found, dict) else {'_target_': found}
+            name, value = tree.get('_target_'), tree.get(setting, usual)
+            if not str(name).endswith(only.rpartition('.')[2]) or value != usual:
+                shown = name if value == usual else f'{name}({setting}={value})'
+                raise UserError(f'{self._where}: {part}.{key} is {shown!r}, but this model can '
+                                f'only take {only}; such a checkpoint cannot be imported')
 
 
 def _encoder(read: _Reader) -> dict[str, Any]:
@@ -107,12 +113,16 @@ def _encoder(read: _Reader) -> dict[str, Any]:
     if size not in _SIZES:
         raise UserError(f'encoder size {size!r} is not known; it is one of {sorted(_SIZES)}')
     width, depth, heads = _SIZES[size]
+    mlp = 4 * width  # of the size that is named, whatever width is given instead
     width = read('encoder', 'hidden_size', width)
+    # What leaves no trace in the tensors.
+    read.expect('encoder', 'hidden_act', 'gelu')
+    read.expect('encoder', 'layer_norm_eps', 1e-12)
     return {'encoder': 'vit', 'image_size': read('encoder', 'image_size', 224),
             'patch_size': read('encoder', 'patch_size', 16), 'encoder_width': width,
             'encoder_depth': read('encoder', 'num_hidden_layers', depth),
             'encoder_heads': read('encoder', 'num_attention_heads', heads),
-            'encoder_mlp': read('encoder', 'intermediate_size', 4 * width)}
+            'encoder_mlp': read('encoder', 'intermediate_size', mlp)}
 
 
 def _encoder_tree(config: ModelConfig) -> dict[str, Any]:
@@ -144,7 +154,7 @@ def _projectors(read: _Reader) -> dict[str, Any]:
     read.expect('pred_proj', 'hidden_dim', hidden)
     for part in ('projector', 'pred_proj'):
         read.expect(part, 'output_dim', width)
-        read.norm(part)
+        read.layers(part)
     return {'projector_hidden': hidden}
 
 

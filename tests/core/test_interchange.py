@@ -161,6 +161,30 @@ def test_a_config_that_does_not_fit_is_one_sentence(change, words, dataset, tmp_
     assert not (tmp_path / 'm.safetensors').exists()
 
 
+@pytest.mark.parametrize(('part', 'key', 'value'), [
+    ('projector', 'act_fn', {'_target_': 'torch.nn.ReLU', '_partial_': True}),
+    ('pred_proj', 'act_fn', {'_target_': 'torch.nn.GELU', 'approximate': 'tanh'}),
+    ('projector', 'norm_fn', {'_target_': 'torch.nn.BatchNorm1d', 'eps': 1e-3}),
+    ('encoder', 'hidden_act', 'relu'), ('encoder', 'layer_norm_eps', 1e-6)])
+def test_what_leaves_no_trace_in_the_tensors_is_refused(part, key, value, dataset, tmp_path,
+                                                        capsys):
+    """All tensors of such a checkpoint find their places, so it was imported without a word and
+    computed something else: activations and the epsilons of norms have no tensors."""
+    case = changed(CASES / 'transformers4', tmp_path / 'case', **{part: {key: value}})
+    assert imported(case, dataset, tmp_path / 'm.safetensors') == 1
+    assert f'{part}.{key} is ' in capsys.readouterr().err
+
+
+def test_an_encoder_of_another_width_keeps_the_mlp_of_its_size():
+    """The reference's `size` sets the MLP, and `hidden_size` does not change it; ours did, and
+    refused the tensors."""
+    tree = config_tree(ModelConfig(), 2)
+    tree['encoder']['hidden_size'] = 96
+    assert model_config(tree, 2, 'config').encoder_mlp == 768
+    tree['projector']['act_fn'] = {'_target_': 'torch.nn.GELU', '_partial_': True}
+    assert model_config(tree, 2, 'config').encoder_width == 96
+
+
 def test_targets_are_read_and_never_run(dataset, tmp_path):
     case = changed(CASES / 'transformers4', tmp_path / 'case',
                    encoder={'_target_': 'os.mkdir', 'path': str(tmp_path / 'owned')})
