@@ -71,7 +71,8 @@ def run_tune_lambda(job: TuneLambdaJob, overrides: list[str]) -> int:
     """The exit code of `lewm tune-lambda`: 0; leaves tune_lambda.json and .html in the output.
 
     Trials that are finished there already are not trained again. Raises UserError when the
-    output is finished, when all trials collapsed, and when nothing is held out.
+    output is finished, when all trials collapsed, when nothing is held out, and when the loss has
+    no λ.
     """
     dataset = Dataset.open(job.dataset)
     job = compose('tune_lambda', overrides, dataset.spec)
@@ -81,6 +82,9 @@ def run_tune_lambda(job: TuneLambdaJob, overrides: list[str]) -> int:
                         'or overwrite=true')
     if job.low >= job.high:
         raise UserError(f'low={job.low:g} must be below high={job.high:g}')
+    if job.train.loss != 'lewm':
+        raise UserError(f'train.loss={job.train.loss!r} has no λ, so there is nothing to tune; '
+                        'leave it out, or compare the two with `lewm bench objectives`')
     trials: list[Trial] = []
     while len(trials) < job.trials:
         weight = next_weight({t.weight: t.skill for t in trials}, job.low, job.high)

@@ -76,6 +76,14 @@ def test_trials_that_learned_nothing_choose_nothing(drives, tmp_path, capsys):
     assert 'the latents collapsed at each' in capsys.readouterr().err
 
 
+def test_a_loss_without_lambda_is_not_tuned(drives, tmp_path, capsys):
+    """All trials of PLDM are the same, whatever λ is, and the greatest λ was called the best."""
+    words = ['tune-lambda', f'dataset={drives}', f'output={tmp_path}', 'loss=pldm', *FEW]
+    assert main(words) == 1
+    assert "train.loss='pldm' has no λ" in capsys.readouterr().err
+    assert not (tmp_path / 'trials').exists()
+
+
 def test_tune_lambda_leaves_a_page_and_says_what_to_train_with(
         drives, tmp_path, capsys, monkeypatch):
     figures = {'latent_std_min': 0.5, 'effective_rank': 9.0, 'normal_distance': 0.2}
