@@ -15,36 +15,13 @@ import numpy as np
 from lewm_core.config import DataConfig, config_from_dict
 from lewm_core.jpeg_pixels import GROUP, JpegPixels
 from lewm_core.robot import Camera, RobotSpec
+from lewm_core.splits import SPLITS, split_grown
 from lewm_core.types import UserError
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-SPLITS = ('train', 'validation', 'calibration', 'test')
 _NOT_STATES = {'pixels', 'action', 'stamp_ns', 'ep_len', 'ep_offset', 'episode_idx', 'step_idx'}
-
-
-def split_episodes(count: int, data: DataConfig) -> np.ndarray:
-    """The split of each episode (count,) int8: an index into SPLITS, from `data.split_seed`.
-
-    Whole episodes, because windows of one episode overlap and a random split over windows would
-    leak training frames into validation. With few episodes the held-out splits are filled in the
-    order test, validation, calibration, and only while half of the episodes stay for training.
-    Raises UserError when the shares leave nothing to train on.
-    """
-    shares = {'test': data.test, 'validation': data.validation, 'calibration': data.calibration}
-    total = sum(shares.values())
-    if total >= 1:
-        raise UserError(f'the shares of validation, calibration and test episodes sum to '
-                        f'{total:g}, but training needs some: lower them below 1')
-    split = np.zeros(count, dtype=np.int8)
-    order = np.random.default_rng(data.split_seed).permutation(count)
-    spare = min(count - 1, max(count // 2, int(total * count)))
-    for name, share in shares.items():
-        take = min(max(1, round(share * count)), spare) if share > 0 else 0
-        split[order[:take]] = SPLITS.index(name)
-        order, spare = order[take:], spare - take
-    return split
 
 
 @dataclass(frozen=True)
@@ -55,7 +32,8 @@ class Dataset:
     dataset or JpegPixels; `action` (N, A) float32 in robot units, the one executed after the
     row's frame, NaN on each episode's last row; `stamp_ns` (N,) int64; `states` columns (N,)
     float64 by name; `ep_len`, `ep_offset`, `ep_split` (E,). `data` is the configuration that the
-    split came from, None when the file does not say.
+    split came from, None when the file does not say. `appended`: of how many episodes it was,
+    each time that others were added.
     """
 
     path: Path
@@ -69,6 +47,7 @@ class Dataset:
     ep_split: np.ndarray
     data: DataConfig | None
     provenance: dict
+    appended: tuple[int, ...] = ()
 
     @classmethod
     def open(cls, path: str | Path, spec: RobotSpec | None = None) -> Dataset:
@@ -150,11 +129,14 @@ class Dataset:
         return out
 
     def with_split(self, data: DataConfig) -> Dataset:
-        """This dataset, split as `data` says; itself when it already is, or has its own split."""
+        """This dataset, split as `data` says; itself when it already is, or has its own split.
+
+        An episode is where `data` had it before others were appended.
+        """
         if self.data is None or self.data == data:
             return self
-        return dataclasses.replace(self, data=data,
-                                   ep_split=split_episodes(len(self.ep_len), data))
+        return dataclasses.replace(self, data=data, ep_split=split_grown(
+            (*self.appended, len(self.ep_len)), data))
 
 
 def _read(cls: type, path: Path, f: h5py.File, spec: RobotSpec | None) -> Dataset:
@@ -183,13 +165,14 @@ def _read(cls: type, path: Path, f: h5py.File, spec: RobotSpec | None) -> Datase
         split = f['ep_len'].attrs['ep_split'].astype(np.int8)
     else:
         data = DataConfig()
-        split = split_episodes(count, data)
+        split = split_grown((count,), data)
     dataset = cls(
         path=path, spec=spec, pixels=_pixels(path, f, spec.camera),
         action=f['action'][:].astype(np.float32, copy=False), stamp_ns=_stamps(f, spec),
         states=_states(f, spec), ep_len=f['ep_len'][:].astype(np.int64),
         ep_offset=f['ep_offset'][:].astype(np.int64), ep_split=split, data=data,
-        provenance=json.loads(f.attrs.get('provenance', '{}')))
+        provenance=json.loads(f.attrs.get('provenance', '{}')),
+        appended=tuple(f['ep_len'].attrs.get('appended', np.zeros(0, np.int64)).tolist()))
     _check(dataset)
     return dataset
 

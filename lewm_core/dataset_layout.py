@@ -17,9 +17,10 @@ import numpy as np
 
 from lewm_core.atomic import partial_path, publish, sweep
 from lewm_core.config import DataConfig
-from lewm_core.dataset import FORMAT, SPLITS
+from lewm_core.dataset import FORMAT
 from lewm_core.jpeg_pixels import GROUP
 from lewm_core.robot import RobotSpec
+from lewm_core.splits import SPLITS
 from lewm_core.types import UserError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -31,7 +32,8 @@ class Columns:
     """All of a dataset but its pixels: N rows in E episodes.
 
     `lengths` (E,), `split` (E,) indices into SPLITS, `action` (N, A) float32 with NaN on each
-    episode's last row, `stamp_ns` (N,) int64, `states` columns (N,) float64 by name.
+    episode's last row, `stamp_ns` (N,) int64, `states` columns (N,) float64 by name; `appended` as
+    in Dataset.
     """
 
     spec: RobotSpec
@@ -42,6 +44,7 @@ class Columns:
     action: np.ndarray
     stamp_ns: np.ndarray
     states: dict[str, np.ndarray]
+    appended: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.action)
@@ -84,6 +87,8 @@ def _write(f: h5py.File, columns: Columns) -> None:
     # ep_len and ep_offset for one value a row.
     f['ep_len'].attrs['ep_split'] = np.asarray(columns.split, np.int8)
     f['ep_len'].attrs['splits'] = json.dumps(SPLITS)
+    if columns.appended:
+        f['ep_len'].attrs['appended'] = np.asarray(columns.appended, np.int64)
     f['episode_idx'] = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
     f['step_idx'] = (np.arange(len(columns)) - np.repeat(offsets, lengths)).astype(np.int32)
     f['action'] = columns.action.astype(np.float32, copy=False)

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from lewm_core.atomic import write_text
-from lewm_core.dataset import SPLITS, Dataset
+from lewm_core.dataset import Dataset
 from lewm_core.report import Page, new_figure, picture_png, strip, to_png
+from lewm_core.splits import SPLITS
 
 _STRIP = 10  # frames shown of an episode
 _COUNTS = ('images', 'commands', 'skipped', 'dropped_episodes', 'dropped_frames', 'unreadable',

@@ -12,9 +12,9 @@ import numpy as np
 
 from lewm_core.atomic import partial_path, publish, refuse_existing, sweep
 from lewm_core.config import DataConfig
-from lewm_core.dataset import SPLITS, split_episodes
 from lewm_core.dataset_layout import Columns, copy_bytes, lay_out, writing
 from lewm_core.robot import RobotSpec
+from lewm_core.splits import SPLITS, split_episodes
 from lewm_core.types import UserError
 
 

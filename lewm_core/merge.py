@@ -11,10 +11,11 @@ import numpy as np
 
 from lewm_core.atomic import refuse_existing
 from lewm_core.config import DataConfig
-from lewm_core.dataset import SPLITS, Dataset, split_episodes
+from lewm_core.dataset import Dataset
 from lewm_core.dataset_layout import Columns, check_output, copy_bytes, lay_out, new_dataset
 from lewm_core.dataset_writer import Summary, summarised
 from lewm_core.jpeg_pixels import JpegPixels
+from lewm_core.splits import extended_split, split_episodes
 from lewm_core.types import UserError
 
 
@@ -63,11 +64,12 @@ def join(path: Path, datasets: Sequence[Dataset], keep_split: bool = False) -> C
     new = count - len(sources[0].episodes)
     split = (extended_split(datasets[0].ep_split, new, data) if keep_split
              else split_episodes(count, data))
-    return assemble(path, sources, split, data, {**datasets[0].provenance, 'bags': bags})
+    grown = (*datasets[0].appended, count - new) if keep_split and new else ()
+    return assemble(path, sources, split, data, {**datasets[0].provenance, 'bags': bags}, grown)
 
 
 def assemble(path: Path, sources: Sequence[Source], split: np.ndarray, data: DataConfig,
-             provenance: dict[str, Any]) -> Columns:
+             provenance: dict[str, Any], appended: tuple[int, ...] = ()) -> Columns:
     """The columns of the dataset written to `path`: the sources' episodes, in order."""
     spec = sources[0].dataset.spec
     rows = [np.concatenate([np.arange(start, start + n) for start, n in s.episodes]
@@ -81,7 +83,8 @@ def assemble(path: Path, sources: Sequence[Source], split: np.ndarray, data: Dat
     action[np.cumsum(lengths) - 1] = np.nan  # where an episode was cut, too
     columns = Columns(spec, data, provenance, lengths, split, action,
                       column(lambda d: d.stamp_ns),
-                      {name: column(lambda d, n=name: d.states[n]) for name in spec.state_names})
+                      {name: column(lambda d, n=name: d.states[n]) for name in spec.state_names},
+                      appended)
     jpeg = isinstance(sources[0].dataset.pixels, JpegPixels)
     ends = np.cumsum(column(lambda d: np.diff(d.pixels.ends, prepend=0))) if jpeg else None
     at, _ = lay_out(path, columns, ends)
@@ -126,24 +129,6 @@ def check_alike(one: Dataset, other: Dataset) -> None:
 def storage(dataset: Dataset) -> str:
     """How its pictures are kept: 'raw' or 'jpeg'."""
     return 'jpeg' if isinstance(dataset.pixels, JpegPixels) else 'raw'
-
-
-def extended_split(old: np.ndarray, new: int, data: DataConfig) -> np.ndarray:
-    """The split (E + new,) int8: `old` (E,) as it is, then the new episodes'.
-
-    Of these each held-out split gets what it is short of its share of all, the rest is for
-    training. Deterministic in `data.split_seed` and the numbers of episodes.
-    """
-    total = len(old) + new
-    order = np.random.default_rng([data.split_seed, len(old)]).permutation(new)
-    split = np.zeros(new, np.int8)
-    for name in ('test', 'validation', 'calibration'):
-        number = SPLITS.index(name)
-        short = round(getattr(data, name) * total) - int((old == number).sum())
-        take = max(0, min(short, len(order)))
-        split[order[:take]] = number
-        order = order[take:]
-    return np.concatenate([old, split]).astype(np.int8)
 
 
 def _without_doubles(datasets: Sequence[Dataset]) -> tuple[list[Source], list[dict[str, Any]]]:

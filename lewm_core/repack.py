@@ -74,7 +74,8 @@ def _columns(source: Dataset, rows: np.ndarray) -> Columns:
     return Columns(spec, source.data or DataConfig(),
                    {**source.provenance, 'repacked_from': source.path.name}, source.ep_len,
                    source.ep_split, action, source.stamp_ns[rows],
-                   {name: source.states[name][rows] for name in spec.state_names})
+                   {name: source.states[name][rows] for name in spec.state_names},
+                   source.appended)
 
 
 def _copy(source: Dataset, rows: np.ndarray, partial: Path, offset: int,

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lewm_core.config import DataConfig, ModelConfig
-from lewm_core.dataset import Dataset, split_episodes
+from lewm_core.dataset import Dataset
 from lewm_core.dataset_layout import check_output, new_dataset
 from lewm_core.job_fields import EPISODE_S
 from lewm_core.merge import join
 from lewm_core.merge import storage as storage_of
 from lewm_core.robot import RobotSpec
+from lewm_core.splits import split_episodes
 from lewm_core.types import UserError
 from lewm_ros.bag_hash import bag_hash
 from lewm_ros.bag_reader import find_bags

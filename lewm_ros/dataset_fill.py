@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from lewm_core.config import DataConfig
-from lewm_core.dataset import Dataset, split_episodes
+from lewm_core.dataset import Dataset
 from lewm_core.dataset_layout import Columns, copy_bytes, lay_out
 from lewm_core.merge import Source, assemble
 from lewm_core.robot import RobotSpec
+from lewm_core.splits import split_episodes
 from lewm_ros.bag_hash import grown
 from lewm_ros.bag_rows import Episode, BagRows, named, provenance_of, rows_of
 from lewm_ros.pixel_pass import Helpers, Slice, Target, fill, slices

@@ -16,6 +16,8 @@ import pytest
 from lewm_core.atomic import replacing, sweep, write_text
 from lewm_core.config import DataConfig
 from lewm_core.data import SPLITS, Dataset, DatasetWriter, action_statistics, split_episodes
+from lewm_core.merge import join
+from lewm_core.repack import repack
 from lewm_core.types import UserError
 
 HERE = Path(__file__).resolve().parent
@@ -121,6 +123,27 @@ def test_another_split_is_made_from_the_config_that_asks_for_it(recording):
     other = recording.with_split(data)
     np.testing.assert_array_equal(other.ep_split, split_episodes(20, data))
     assert recording.with_split(DataConfig()) is recording
+
+
+def test_what_was_trained_on_stays_there_when_a_dataset_grows_whatever_its_shares(
+        record, tmp_path):
+    """A checkpoint of other shares than the conversion's dealt a grown dataset anew: episodes that
+    it had been trained on were in its test and calibration splits."""
+    parts = [record(tmp_path / f'{n}.h5', [4] * n, seed=n) for n in (20, 10, 7)]
+    grown = parts[0]
+    for count, part in zip((30, 37), parts[1:]):
+        join(tmp_path / f'{count}.h5', [grown, part], keep_split=True)
+        grown = Dataset.open(tmp_path / f'{count}.h5')
+    assert grown.appended == (20, 30)
+    repack(grown, tmp_path / 'again.h5')
+    for data in (DataConfig(test=0.2), DataConfig(validation=0.3, split_seed=5)):
+        before = parts[0].with_split(data).ep_split
+        for dataset in (grown, Dataset.open(tmp_path / 'again.h5')):
+            after = dataset.with_split(data)
+            np.testing.assert_array_equal(after.ep_split[:20], before)
+            # and it is the way back to the split in the file
+            own = after.with_split(grown.data)
+            np.testing.assert_array_equal(own.ep_split, grown.ep_split)
 
 
 def test_an_existing_dataset_is_kept_unless_overwritten(record, tmp_path):

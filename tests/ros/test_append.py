@@ -19,7 +19,8 @@ from bag_toys import START, S, drive, picture, with_latency, write_bag
 from lewm_core.cli import main
 from lewm_core.config import DataConfig
 from lewm_core.data import Dataset
-from lewm_core.merge import extended_split, merge
+from lewm_core.merge import merge
+from lewm_core.splits import extended_split
 from lewm_core.types import UserError
 from lewm_ros.bag_hash import bag_hash
 from lewm_ros.bags import convert
