@@ -182,6 +182,10 @@ def _pixels(path: Path, f: h5py.File, camera: Camera) -> Any:
     if GROUP in f:
         return JpegPixels.open(path, f[GROUP], camera.height, camera.width)
     column = f['pixels']
+    if not isinstance(column, h5py.Dataset) or column.dtype != np.uint8:
+        kind = getattr(column, 'dtype', 'a group')
+        raise UserError(f'dataset {str(path)!r}: pixels are {kind}, but uint8 from 0 to 255 is '
+                        'expected: write the file again so')
     offset = column.id.get_offset()
     if column.chunks is None and offset is not None:
         return np.memmap(path, np.uint8, 'r', offset, column.shape)
@@ -242,6 +246,14 @@ def _check(dataset: Dataset) -> None:
     if dataset.action.ndim != 2 or dataset.action.shape[1] != dataset.spec.action_dim:
         raise UserError(f'dataset {path!r}: action is {dataset.action.shape}, but the robot spec '
                         f'has {dataset.spec.action_dim} action fields: convert again')
+    per_row = {'stamp_ns': dataset.stamp_ns, **dataset.states}
+    per_episode = {'ep_offset': dataset.ep_offset, 'ep_split': dataset.ep_split}
+    for columns, what, count in ((per_row, 'row', rows),
+                                 (per_episode, 'episode', len(dataset.ep_len))):
+        for name, column in columns.items():
+            if column.shape != (count,):
+                raise UserError(f'dataset {path!r}: {name} has shape {column.shape}, but '
+                                f'({count},) is expected, one for each {what}: convert again')
     ends = dataset.ep_offset + dataset.ep_len
     if len(ends) and (ends.max() > rows or dataset.ep_offset.min() < 0):
         raise UserError(f'dataset {path!r}: an episode ends at row {ends.max()} of {rows}: '

@@ -102,3 +102,28 @@ def test_a_robot_that_is_not_the_files_own_is_refused(recording, robot, tmp_path
     assert main(['repack', f'dataset={recording.path}', f'output={tmp_path}/a.h5',
                  'robot=two_room']) == 1
     assert 'is of robot' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('chunks', [None, (1, 16, 16, 3)])
+def test_pixels_that_are_no_bytes_are_refused(record, tmp_path, chunks):
+    """Floats from 0 to 1, as other tools write them, were read as if their bytes were colours,
+    and from a chunked file as black: training ran on that without a word."""
+    path = record(tmp_path / 'd.h5', [5]).path
+    with h5py.File(path, 'r+') as f:
+        del f['pixels']
+        f.create_dataset('pixels', data=np.full((5, 16, 16, 3), 0.5, np.float32), chunks=chunks)
+    with pytest.raises(UserError, match='pixels are float32, but uint8'):
+        Dataset.open(path)
+
+
+@pytest.mark.parametrize('name, words', [('ep_offset', 'one for each episode'),
+                                         ('stamp_ns', 'one for each row'), ('x', 'each row')])
+def test_a_column_of_another_length_is_named(record, tmp_path, name, words):
+    """It was a traceback here, or later where the column was first needed."""
+    path = record(tmp_path / 'd.h5', [5, 5]).path
+    with h5py.File(path, 'r+') as f:
+        short = f[name][:-1]
+        del f[name]
+        f[name] = short
+    with pytest.raises(UserError, match=f'{name} has shape .*{words}'):
+        Dataset.open(path)
