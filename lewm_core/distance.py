@@ -2,9 +2,9 @@
 
 Latents far apart are all about equally far from each other, so their distance says nothing of the
 way. Here d is a quasimetric by its construction (never negative, 0 from a place to itself, the
-triangle inequality, not symmetric), made as large as it can be between frames of different
-episodes while frames one block apart stay at most 1 apart: then it is the length of the shortest
-way. The frames' own time is not used beyond one block, for it measures how the robot was driven.
+triangle inequality, not symmetric), made as large as it can be between frames of all episodes
+while frames one block apart stay at most 1 apart: then it is the length of the shortest way. The
+frames' own time is not used beyond one block, for it measures how the robot was driven.
 Sources: quasimetric reinforcement learning (Wang et al. 2023, arXiv 2304.01203) and interval
 quasimetric embeddings (Wang & Isola 2022, arXiv 2211.15120).
 """
