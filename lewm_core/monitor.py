@@ -12,6 +12,8 @@ from scipy.special import ndtri
 # to 3. A weak SIGReg keeps the std and loses the rank, so either alone would miss a collapse.
 COLLAPSED_STD = 0.1
 COLLAPSED_RANK = 2.0
+ADVICE = ('raise model.sigreg_weight (0.02 to 0.2 is its useful range), or train longer if it is '
+          'there already')
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,17 @@ class LatentStatistics:
     @property
     def collapsed(self) -> str | None:
         """A sentence that says how the latents collapsed and what to change; None if they live."""
+        return self.collapse(ADVICE)
+
+    def collapse(self, advice: str) -> str | None:
+        """The same, with `advice` on what to change."""
         rank = min(COLLAPSED_RANK, 1 + (self.dimensions - 1) / 4)
         if self.std_min >= COLLAPSED_STD and self.effective_rank >= rank:
             return None
         return (f'the latents collapsed: std {self.std_min:.3f} in the narrowest dimension and '
                 f'{self.std_mean:.3f} on average (healthy: near 1), effective rank '
                 f'{self.effective_rank:.1f} of {self.dimensions}, so different images look alike '
-                'to the planner and to the surprise score; raise model.sigreg_weight (0.02 to '
-                '0.2 is its useful range), or train longer if it is there already')
+                f'to the planner and to the surprise score; {advice}')
 
 
 def latent_statistics(latents: np.ndarray) -> LatentStatistics:

@@ -13,7 +13,7 @@ import numpy as np
 from lewm_core import distributed
 from lewm_core.config import TrainConfig
 from lewm_core.data import Dataset
-from lewm_core.monitor import COLLAPSED_STD, LatentStatistics
+from lewm_core.monitor import ADVICE, COLLAPSED_STD, LatentStatistics
 from lewm_core.types import UserError
 
 log = logging.getLogger(__name__)
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 # this share of the steps on, and stops a run when it has lasted for the second one.
 _WARM_UP, _PATIENCE = 0.2, 0.1
 _LEAST_PATIENCE = 100
+_ADVICE_PLDM = 'raise train.pldm_variance and train.pldm_covariance, or train longer'
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ class CollapseWatch:
 
     def __call__(self, step: int, latent: LatentStatistics) -> str | None:
         """A sentence that says what to change, or None; raises it as a UserError in the end."""
-        sentence = latent.collapsed if step > _WARM_UP * self._config.steps else None
+        advice = ADVICE if self._config.loss == 'lewm' else _ADVICE_PLDM
+        sentence = latent.collapse(advice) if step > _WARM_UP * self._config.steps else None
         if sentence and not self._warned:
             log.warning('step %d: %s', step, sentence)
         self._warned = sentence is not None

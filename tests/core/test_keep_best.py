@@ -109,6 +109,13 @@ def test_a_collapse_stops_a_run_once_it_has_lasted_and_says_what_to_change():
     assert free(300, narrow) and free(900, narrow)
 
 
+def test_a_collapse_under_pldm_is_not_blamed_on_a_weight_that_pldm_has_not():
+    """The error advised to raise model.sigreg_weight, which changes nothing with loss=pldm."""
+    narrow = latent_statistics(np.random.default_rng(0).normal(size=(500, 8)) * 0.01)
+    said = CollapseWatch(TrainConfig(steps=1000, loss='pldm'))(300, narrow)
+    assert 'sigreg_weight' not in said and 'raise train.pldm_variance' in said
+
+
 def test_the_distance_to_normal_is_none_for_normal_latents_and_one_for_a_point():
     rng = np.random.default_rng(0)
     assert latent_statistics(rng.normal(size=(4000, 8))).normal_distance < 0.1
