@@ -13,11 +13,14 @@ from lewm_core.types import UserError
 _FREE = {'name', 'dropout', 'sigreg_weight', 'sigreg_projections', 'sigreg_knots'}
 
 
-def check_init(init: str, output: str | Path) -> None:
+def check_init(init: str, output: str | Path, overwrite: bool) -> None:
     """Raises UserError when the checkpoint `init` is none, or lies in `output`, where ours goes.
 
-    Asked first of all: `overwrite` clears that folder, and it must not be for nothing.
+    Asked first of all: `overwrite` clears that folder, and it must not be for nothing. A run that
+    goes on there has taken from it what it needs.
     """
+    if not overwrite and (Path(output) / 'trainer.pt').exists():
+        return
     if init and Path(init).resolve().parent == Path(output).resolve():
         raise UserError(f'train.init={init!r} is in the output {str(output)!r}, where the new '
                         'model goes; give another output')

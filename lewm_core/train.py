@@ -53,7 +53,7 @@ def train(dataset: Dataset, model_config: ModelConfig, data_config: DataConfig,
     for config in (model_config, data_config, train_config, planner, surprise):
         check(config)
     check_logger(train_config)
-    check_init(train_config.init, output)
+    check_init(train_config.init, output, overwrite)
     dataset = dataset.with_split(data_config)
     with distributed.joined(train_config.device) as device, ExitStack() as stack:
         stack.enter_context(_quiet_process(train_config.threads))

@@ -165,6 +165,21 @@ def test_a_start_that_is_missing_costs_no_finished_run(recording, toy_model, tmp
     assert first.exists()
 
 
+def test_a_run_goes_on_though_the_checkpoint_it_started_from_is_gone(
+        recording, toy_model, tmp_path):
+    """All that it took from there is in its own state, but it was refused."""
+    start = train(recording, toy_model, DataConfig(), QUICK, tmp_path / 'start')
+    config = dataclasses.replace(QUICK, init=str(start))
+    whole = train(recording, toy_model, DataConfig(), config, tmp_path / 'whole')
+    train(recording, toy_model, DataConfig(), config, tmp_path / 'part', should_stop=lambda: True)
+    start.unlink()
+    part = train(recording, toy_model, DataConfig(), config, tmp_path / 'part')
+    found, wanted = (load_checkpoint(path).model.state_dict() for path in (part, whole))
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    with pytest.raises(UserError, match='is not a file'):
+        train(recording, toy_model, DataConfig(), config, tmp_path / 'new')
+
+
 def test_another_robot_or_shape_is_no_start(recording, toy_model, robot, tmp_path):
     first = train(recording, toy_model, DataConfig(), dataclasses.replace(QUICK, steps=1),
                   tmp_path / 'first')
