@@ -106,8 +106,8 @@ def _pairs(subject: Subject, split: str) -> tuple[np.ndarray, np.ndarray]:
     starts, blocks, _ = subject.windows(split, 2)
     latents = encode_rows(subject.model, subject.dataset, subject.frame_rows(starts, 2)) if len(
         starts) else np.zeros((0, 2, subject.model.config.latent_dim), np.float32)
-    return np.concatenate([latents[:, 0], blocks.reshape(len(starts), -1)], axis=1), (
-        latents[:, 1] - latents[:, 0])
+    flat = blocks.reshape(len(starts), np.prod(blocks.shape[1:], dtype=int))  # -1 fails on none
+    return np.concatenate([latents[:, 0], flat], axis=1), latents[:, 1] - latents[:, 0]
 
 
 def _linear_errors(linear: LinearProbe, latents: np.ndarray, blocks: np.ndarray, context: int

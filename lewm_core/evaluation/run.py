@@ -91,13 +91,21 @@ def _protocol(subject: Subject) -> dict[str, Any]:
             'splits': {split: {'episodes': len(dataset.episodes(split)),
                                'frames': len(dataset.rows(split))} for split in SPLITS},
             'fresh_drives': subject.make_world is not None,
-            'left_out': left_out(subject.make_world),
+            'left_out': [*left_out(subject.make_world), *_not_held_out(dataset)],
             'rules': 'Everything that is fitted (probes, linear model, decoder) is fitted on '
                      'train; what is chosen (ridge, when to stop) is chosen on validation; '
                      'thresholds come from calibration episodes or a drive of their own; figures '
                      'are of test episodes and fresh drives. Intervals are 95 %, by bootstrap '
                      'over episodes; of shares of fresh drives and of goals by '
                      'Wilson; exact where it is said.'}
+
+
+def _not_held_out(dataset: Dataset) -> list[str]:
+    """What a dataset without validation episodes takes away, a sentence."""
+    if len(dataset.rows('validation')) > 1:
+        return []
+    return ['The dataset has no validation episodes: what is chosen on validation was chosen on '
+            'train.']
 
 
 def page(results: dict[str, Any]) -> Page:

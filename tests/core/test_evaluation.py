@@ -110,6 +110,24 @@ def test_a_model_that_knows_the_motion_beats_standing_still_and_drifts_at_walls(
     assert found['skill'][0]['value'] == pytest.approx(1 - model[0] / still[0])
 
 
+def test_a_recording_of_a_minute_is_measured_without_validation_episodes(subject, tmp_path):
+    """Two episodes are one to train on and one to test on.
+
+    There the linear model stopped the whole evaluation with a traceback, and the page said that
+    what is chosen was chosen on validation.
+    """
+    two = record_world(tmp_path / 'd.h5', episodes=2)
+    assert [len(two.episodes(s)) for s in ('train', 'validation', 'test')] == [1, 0, 1]
+    job = dataclasses.replace(subject.job, sections=('open_loop',))
+    short = dataclasses.replace(subject, dataset=two, job=job, _kept={})
+    found = evaluate(short)
+    assert len(found['sections']['open_loop']['linear']) == 4
+    said = 'no validation episodes'
+    assert said in ' '.join(found['protocol']['left_out'])
+    whole = evaluate(dataclasses.replace(subject, job=job))
+    assert said not in ' '.join(whole['protocol']['left_out'])
+
+
 def test_episodes_too_short_leave_no_open_loop(subject, record, tmp_path):
     short = record_world(tmp_path / 'd.h5', episodes=8, blocks=1)
     found = open_loop.measure(dataclasses.replace(subject, dataset=short, _kept={}))
