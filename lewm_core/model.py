@@ -67,6 +67,15 @@ class LatentDynamics(nn.Module):
         return torch.stack(imagined, dim=1).unflatten(0, (-1, count))
 
 
+def check_camera(config: ModelConfig, spec: RobotSpec) -> None:
+    """Nothing; raises UserError where the model takes other images than the camera gives."""
+    camera, size = spec.camera, config.image_size
+    if (camera.width, camera.height) != (size, size):
+        raise UserError(f'the model {config.name!r} takes images of {size}x{size}, but the '
+                        f'camera {camera.name!r} of robot {spec.name!r} gives '
+                        f'{camera.width}x{camera.height}; change image_size or the camera')
+
+
 class WorldModel(LatentDynamics):
     """The world model: encoder and projector, action encoder, predictor and its projector.
 
@@ -77,11 +86,7 @@ class WorldModel(LatentDynamics):
     def __init__(self, config: ModelConfig, spec: RobotSpec):
         super().__init__()
         check(config)
-        camera, size = spec.camera, config.image_size
-        if (camera.width, camera.height) != (size, size):
-            raise UserError(f'the model {config.name!r} takes images of {size}x{size}, but the '
-                            f'camera {camera.name!r} of robot {spec.name!r} gives '
-                            f'{camera.width}x{camera.height}; change image_size or the camera')
+        check_camera(config, spec)
         self.config, self.spec, self.history = config, spec, config.history
         latent, width = config.latent_dim, config.predictor_width
         self.encoder = build_encoder(config)

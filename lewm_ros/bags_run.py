@@ -13,6 +13,7 @@ from lewm_core.atomic import write_text
 from lewm_core.checkpoint import read_metadata
 from lewm_core.data import Dataset
 from lewm_core.jobs import BagsJob
+from lewm_core.model import check_camera
 from lewm_core.paths import load_robot
 from lewm_core.train import train
 from lewm_core.types import UserError
@@ -99,6 +100,7 @@ def run(job: BagsJob, on_status: Callable[[Status], None],
     stopped or killed. Raises UserError on bad input and when a finished run is there.
     """
     spec = load_robot(job.robot)
+    check_camera(job.model, spec)  # before hours of conversion
     window = job.model.history * job.model.frameskip + 1
     _refuse_finished(job)
     claim = Claim(job.output, {'bags': [_identity(p) for p in find_bags(job.bags)],

@@ -236,6 +236,16 @@ def test_parameters_and_remappings_are_understood(host, recording, tmp_path):
     assert node.job.train.steps == 2 and node.job.train.seed == 5
 
 
+def test_a_camera_that_the_model_cannot_take_is_refused_before_the_conversion(
+        host, recording, tmp_path):
+    """A spec with the camera's own 320x240 was converted whole before training refused it, and
+    the folder then belonged to that spec."""
+    given = words(recording, tmp_path / 'run', 'model.image_size=32')
+    node = run(host, given)
+    assert node.exit_code == 1 and 'takes images of 32x32' in node._sentence
+    assert not (tmp_path / 'run').exists()
+
+
 def test_a_killed_conversion_is_begun_anew_and_a_finished_one_is_kept(tmp_path):
     claim = Claim(tmp_path, {'bags': ['a'], 'robot': 'r'})
     assert not claim.complete()
