@@ -17,6 +17,20 @@ from lewm_core.robot_checks import ANY_TOPIC, validate
 from lewm_core.types import UserError
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML as its standard has it: PyYAML takes the last of two equal keys without a word."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        """The mapping as it is written; raises a YAML error where a key comes twice."""
+        node, seen = super().compose_mapping_node(anchor), set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f'key {key.value!r} comes twice',
+                                           problem_mark=key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return node
+
+
 @dataclass(frozen=True)
 class Camera:
     """One camera: its topic and what the model sees of it.
@@ -206,7 +220,7 @@ class RobotSpec:
             raise UserError(f'robot spec {str(path)!r} is not a file; give the path of a robot '
                             'YAML, such as config/robot/two_room.yaml')
         try:
-            tree = yaml.safe_load(path.read_text())
+            tree = yaml.load(path.read_text(), Loader=_Loader)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             first = ' '.join(str(error).split())
             raise UserError(f'robot spec {str(path)!r} is not YAML ({first}); mend that line'

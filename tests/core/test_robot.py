@@ -164,3 +164,28 @@ def test_a_file_that_is_missing_or_no_yaml_is_a_user_error(tmp_path):
     (tmp_path / 'list.yaml').write_text('- 1\n- 2\n')
     with pytest.raises(UserError, match=r'is \[1, 2\], but a mapping'):
         RobotSpec.load(tmp_path / 'list.yaml')
+
+
+@pytest.mark.parametrize('before, after, key', [
+    ('rate_hz: 10.0\n', 'rate_hz: 10.0\nrate_hz: 5.0\n', 'rate_hz'),
+    ('max: 0.4, safe', 'max: 0.4, max: 4.0, safe', 'max')])
+def test_a_key_that_comes_twice_is_refused_and_named(tmp_path, before, after, key):
+    """YAML wants keys to be unique. The last one counted without a word, so that a limit or a
+    rate which stood there to be read was not the one that the robot was driven by."""
+    text = (ROOT / 'config' / 'robot' / 'two_room.yaml').read_text()
+    assert before in text
+    (tmp_path / 'twice.yaml').write_text(text.replace(before, after, 1))
+    with pytest.raises(UserError, match=f"is not YAML .*key '{key}' comes twice.*line"):
+        RobotSpec.load(tmp_path / 'twice.yaml')
+
+
+def test_a_mapping_may_be_merged_and_one_of_its_keys_given_anew(tmp_path):
+    """A merge key (`<<`) is how a spec repeats the limits of a field: what it brings in counts
+    less, and is no key that comes twice."""
+    text = (ROOT / 'config' / 'robot' / 'two_room.yaml').read_text()
+    text = text.replace('- {path: twist.linear.x', '- &first {path: twist.linear.x').replace(
+        '- {path: twist.linear.y, min: -0.4, max: 0.4, safe: 0.0, unit: m/s}',
+        '- {<<: *first, path: twist.linear.y}')
+    (tmp_path / 'merged.yaml').write_text(text)
+    assert [f.path for f in RobotSpec.load(tmp_path / 'merged.yaml').action.fields] == [
+        'twist.linear.x', 'twist.linear.y']
