@@ -8,7 +8,7 @@ import time
 from lewm_core.robot import RobotSpec
 
 # Of the mean interval between steps: the weight of the newest, and what is too slow, in ticks.
-_NEWEST, _SLOW = 0.1, 1.5
+_NEWEST, SLOW = 0.1, 1.5
 
 
 class CameraWatch:
@@ -77,7 +77,7 @@ class CameraWatch:
         if publishers > 1:
             return (f'{publishers} publishers on {self._topic!r}: their pictures are mixed, so '
                     'remap all but one')
-        if self._interval_s > _SLOW * self._tick_s:
+        if self._interval_s > SLOW * self._tick_s:
             return (f'pictures come every {self._interval_s:.2g} s, but a tick is '
                     f'{self._tick_s:.2g} s: each command holds for longer than it was planned to')
         return ''

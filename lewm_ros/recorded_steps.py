@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from lewm_core.robot import RobotSpec
+from lewm_ros.camera_watch import SLOW
 from lewm_ros.clocks import queued
 from lewm_ros.recording import Recording
 from lewm_ros.steps import Step, StepBuilder
@@ -43,7 +44,20 @@ def build_steps(recording: Recording, spec: RobotSpec) -> tuple[list[Step], Step
     if recording.uncommanded:
         _LOG.info('%s: %d frames before the first or after the last command are left out',
                   recording.name, recording.uncommanded)
+    _warn_of_a_slow_camera(kept, recording.name, spec)
     return kept, builder
+
+
+def _warn_of_a_slow_camera(steps: list[Step], name: str, spec: RobotSpec) -> None:
+    """Nothing; warns, by the median, where frames are farther apart than the ticks they become.
+    """
+    apart = [after.stamp_ns - step.stamp_ns for step, after in zip(steps, steps[1:])
+             if not after.new_episode]
+    usual_s = float(np.median(apart)) / 1e9 if apart else 0.0
+    if usual_s > SLOW * spec.tick_s:
+        _LOG.warning('%s: pictures come every %.2g s, but a tick is %.2g s: each frame becomes a '
+                     'tick, so that the robot seems faster than it is; give rate_hz: %.3g or less '
+                     'in the robot spec', name, usual_s, spec.tick_s, 1 / usual_s)
 
 
 def _left_out(recording: Recording, spec: RobotSpec) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -146,6 +147,17 @@ def test_frames_between_ticks_are_left_out_and_counted(tmp_path, two_room):
     report, data = converted(tmp_path, sorted(messages + extra, key=lambda m: m[1]), two_room)
     assert (report.frames, report.skipped_frames, report.images) == (40, 40, 80)
     assert not (data['pixels'][:, -1, -1, 0] == 200).any()
+
+
+@pytest.mark.parametrize('rate_hz, warned', [(10.0, False), (14.0, False), (20.0, True)])
+def test_a_camera_slower_than_the_ticks_is_warned_of(tmp_path, two_room, caplog, rate_hz, warned):
+    """A spec with rate_hz: 30 for a camera of 15 Hz gave a dataset "at 30 Hz" of half the minutes
+    that were driven, and nobody said so before the planner did, after the training."""
+    report, _ = converted(tmp_path, drive(40), dataclasses.replace(two_room, rate_hz=rate_hz))
+    assert report.frames == 40
+    said = [r.getMessage() for r in caplog.records if 'pictures come every' in r.getMessage()]
+    assert len(said) == warned
+    assert not warned or 'give rate_hz: 10 or less' in said[0]
 
 
 def test_a_state_is_the_nearest_one_and_nan_where_none_is_near(tmp_path, two_room):
