@@ -46,10 +46,11 @@ def command_score(topic: Topic) -> int:
 class TopicStatistics:
     """One topic: its stamps in order of log time, and what else its kind gives.
 
-    `paths` and `values` are the numbers of a command's or a state's messages (row by row);
-    `kinds` counts, among 20 pictures spread over the recording, those of each size and encoding;
-    `trouble` is why the first message that couldn't be read could not, and `others` counts those
-    on the topic that are of another type.
+    `paths` and `values` are the numbers of a command's or a state's messages (row by row),
+    `texts` the paths of the texts that the first of them fills in; `kinds` counts, among 20
+    pictures spread over the recording, those of each size and encoding; `trouble` is why the first
+    message that couldn't be read could not, and `others` counts those on the topic that are of
+    another type.
     """
 
     topic: Topic
@@ -57,6 +58,7 @@ class TopicStatistics:
     log: array = field(default_factory=lambda: array('q'))
     paths: tuple[str, ...] = ()
     values: array = field(default_factory=lambda: array('d'))
+    texts: tuple[str, ...] = ()
     kinds: dict[str, int] = field(default_factory=dict)
     connections: int = 1
     trouble: str = ''
@@ -72,6 +74,7 @@ class TopicStatistics:
             return
         if not self.paths:
             self.paths = tuple(number_paths(message))
+            self.texts = tuple(text_paths(message))
             self.values.extend([np.nan] * (len(self.paths) * (len(self.log) - 1)))
         self.values.extend([get_field(message, path) for path in self.paths])
 
@@ -193,4 +196,20 @@ def number_paths(message: Any, prefix: str = '', depth: int = 0) -> list[str]:
                 paths += number_paths(item, f'{path}[{i}].', depth + 1)
         elif getattr(value, '__msgtype__', '').rpartition('/')[2] not in ('Header', 'Time', ''):
             paths += number_paths(value, f'{path}.', depth + 1)
+    return paths
+
+
+def text_paths(message: Any, prefix: str = '', depth: int = 0) -> list[str]:
+    """The dotted paths of the texts in a rosbags message that are not empty, arrays as one."""
+    paths: list[str] = []
+    for name in getattr(message, '__dataclass_fields__', {}):
+        value, path = getattr(message, name), f'{prefix}{name}'
+        if name == '__msgtype__' or depth > 6:
+            continue
+        first = value[0] if isinstance(value, list) and value else value
+        if isinstance(first, str):
+            paths += [path] if first else []
+        elif getattr(first, '__msgtype__', '').rpartition('/')[2] not in ('Header', ''):
+            paths += text_paths(first, f'{path}[0].' if first is not value else f'{path}.',
+                                depth + 1)
     return paths

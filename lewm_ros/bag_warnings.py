@@ -10,7 +10,7 @@ from lewm_ros.bag_statistics import IMAGES, TopicStatistics
 from lewm_ros.latency import Latency
 from lewm_ros.picture_motion import Motion
 from lewm_ros.steps import finite
-from lewm_ros.suggest_spec import Chosen
+from lewm_ros.suggest_spec import Chosen, constants
 
 _FEW_PAIRS, _FEW_FRAMES = 200, 10
 
@@ -85,12 +85,22 @@ def between(chosen: Chosen, clock: str, reason: str, latency: Latency | None) ->
     if wrong := int((~finite(values)).sum()):
         yield (f'{action}: {wrong} of {len(values)} commands are not finite; nobody knows what '
                'the robot did by them, so an episode ends at each')
+    if lost := _not_sent(chosen):
+        yield (f'{action}: {", ".join(lost)} in the recording, but the planner sends 0 in numbers '
+               'that the spec does not name, and empty texts; where the robot needs them, a node '
+               'between planner and robot must fill them in')
     frames, told = chosen.camera.times(clock), chosen.action.times(clock)
     if len(frames) and len(told):
         for count, where in ((int((frames < told.min()).sum()), 'before the first'),
                              (int((frames > told.max() + 500_000_000).sum()), 'after the last')):
             if count > 1:
                 yield f'{camera}: {count} frames come {where} command; they are left out'
+
+
+def _not_sent(chosen: Chosen) -> list[str]:
+    """What of a command stays the same in the recording and is not what a planner would send."""
+    found = [f'{path} is always {value:g}' for path, value in constants(chosen.action).items()]
+    return found + [f'{path} has a text' for path in chosen.action.texts]
 
 
 def _days(seconds: float) -> str:

@@ -67,6 +67,16 @@ def varying(topic: TopicStatistics) -> tuple[int, ...]:
                  and np.nanmax(known[:, i]) > np.nanmin(known[:, i]))
 
 
+def constants(topic: TopicStatistics) -> dict[str, float]:
+    """The numbers of a topic that are always the same and not 0, by path."""
+    values = topic.numbers()
+    if not topic.paths or not len(values):
+        return {}
+    known = values[np.isfinite(values).all(axis=1)]
+    return {path: float(column[0]) for path, column in zip(topic.paths, known.T)
+            if len(column) and column[0] and (column == column[0]).all()}
+
+
 def choose(topics: dict[str, TopicStatistics], where: str, still: Collection[str] = ()) -> Chosen:
     """The camera and the command topic; raises UserError when there is none to choose.
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from bag_toys import (LOG, START, TICK, S, bag_image, command, drive, odometry, picture, twist,
-                      write_bag)
+from bag_toys import (LOG, START, TICK, S, T, bag_image, command, drive, header, odometry,
+                      picture, twist, write_bag)
 
 from lewm_core.cli import main
 from lewm_core.types import UserError
@@ -107,6 +107,27 @@ def test_several_connections_missing_stamps_and_sizes_that_change_are_warned_of(
     found = warnings(inspected(tmp_path, messages))
     assert any('/cmd_vel: 1 of 31 messages have no header stamp' in w for w in found)
     assert any('the size of the pictures changes: 64x64 rgb8, 32x32 rgb8' in w for w in found)
+
+
+def trajectory(position):
+    point = T['trajectory_msgs/msg/JointTrajectoryPoint'](
+        np.array([position]), *(np.zeros(0) for _ in range(3)),
+        T['builtin_interfaces/msg/Duration'](0, 20_000_000))
+    return T['trajectory_msgs/msg/JointTrajectory'](header(0), ['elbow'], [point])
+
+
+def test_what_commands_hold_and_the_planner_would_not_send_is_warned_of(tmp_path, capsys):
+    """A planner fills in the spec's fields alone: an arm that was recorded with joint names and a
+    time to reach them got neither, refused every command, and nothing had said so."""
+    arm = [(topic, at, trajectory(m.twist.linear.x) if topic == '/cmd_vel' else m)
+           for topic, at, m in drive(30)]
+    write_bag(tmp_path / 'arm', arm)
+    assert main(['inspect', str(tmp_path / 'arm'), '--spec']) == 0
+    found = [w for w in warnings(capsys.readouterr().err) if 'the planner sends 0' in w]
+    assert len(found) == 1 and found[0].startswith(
+        'warning: /cmd_vel: points[0].time_from_start.nanosec is always 2e+07, joint_names has a '
+        'text in the recording')
+    assert 'the planner sends 0' not in inspected(tmp_path, drive(30))
 
 
 def test_an_image_that_cannot_be_decoded_is_shown_with_the_reason(tmp_path):
