@@ -78,9 +78,10 @@ def between(chosen: Chosen, clock: str, reason: str, latency: Latency | None) ->
     if clock == 'log' and 'two clocks' in reason:
         yield f'{camera} and {action}: {reason}; synchronise them, and record again'
     if latency is not None and not latency.related and latency.pairs >= _FEW_PAIRS:
-        yield (f'{action}: the commands do not move the picture of {camera} (strength '
-               f'{latency.strength:.2f}, by chance {latency.chance:.2f}); is it the camera of '
-               'that robot, and are they the commands that it follows?')
+        yield (f'{action}: the picture of {camera} follows the commands no more than by chance in '
+               f'{latency.pairs} pairs of frames (strength {latency.strength:.2f}, by chance '
+               f'{latency.chance:.2f}); is it the camera of that robot, and are they the commands '
+               'that it follows? Of few pairs and many commands nobody can tell')
     values = chosen.action.numbers()[:, list(chosen.fields)]
     if wrong := int((~finite(values)).sum()):
         yield (f'{action}: {wrong} of {len(values)} commands are not finite; nobody knows what '

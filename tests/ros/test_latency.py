@@ -102,13 +102,14 @@ def test_commands_of_another_drive_do_not_move_the_picture_and_give_no_latency(t
     bag = record(tmp_path / 'bag', commands, pictures)
     text = inspect_bag(bag, latency=True)
     assert 'not confident: the picture follows the commands no more than by chance' in text
-    assert 'warning: /cmd_vel: the commands do not move the picture of /camera' in text
+    assert ('warning: /cmd_vel: the picture of /camera follows the commands no more than by chance'
+            ) in text
     assert 'latency_s: 0.0  # the estimate is too uncertain to use' in suggest_spec(bag, True)[0]
 
 
 def test_commands_that_move_the_picture_are_not_complained_of(tmp_path):
     bag = record(tmp_path / 'bag', *wander(0.1, 60, 15, 20, seed=1))
-    assert 'do not move' not in inspect_bag(bag)
+    assert 'by chance' not in inspect_bag(bag)
 
 
 def test_a_short_recording_says_that_it_is_too_short(tmp_path):
