@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 # A topic that the spec leaves open: in a recording, the one of its type.
 ANY_TOPIC = '*'
 REDUCTIONS = ('last', 'mean', 'sum')
-_PATH = re.compile(r'^[a-z][a-z0-9_]*(\[\d+\])?(\.[a-z][a-z0-9_]*(\[\d+\])?)*$')
+# ROS 1 messages may have capitals in their names.
+_PATH = re.compile(r'^[A-Za-z]\w*(\[\d+\])?(\.[A-Za-z]\w*(\[\d+\])?)*$', re.ASCII)
 _TYPE = re.compile(r'^[a-z][a-z0-9_]*/msg/[A-Z][A-Za-z0-9]*$')
 _TOPIC = re.compile(r'^[~/A-Za-z_][A-Za-z0-9_/~]*$')
 _NAME = re.compile(r'^[a-z][a-z0-9_]*$')

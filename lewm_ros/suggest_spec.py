@@ -128,7 +128,7 @@ def suggest(topics: dict[str, TopicStatistics], chosen: Chosen, path: Path, cloc
     usual = np.percentile(gaps[gaps > 0], 99) if (gaps > 0).any() else 0.0
     age = max(0.5, _up(2 * usual), _up(2 / rate)) if usual < 5 else 0.5
     lines = [f'# Suggested by `lewm inspect {shown(path)} --spec`: read it through before use.',
-             f'name: {_name(path.stem)}',
+             f'name: {_plain(_name(path.stem))}',
              f'rate_hz: {rate:g}  # {why}',
              f'max_age_s: {max(age, _up(1 / rate)):g}  # 99 % of the camera intervals are at most '
              f'{usual:.3g} s', *_camera(chosen),

@@ -10,6 +10,8 @@ import pytest
 import yaml
 from bag_toys import (LOG, START, TICK, S, T, bag_image, command, drive, header, odometry,
                       picture, twist, write_bag)
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from lewm_core.cli import main
 from lewm_core.robot import RobotSpec
@@ -153,3 +155,28 @@ def test_of_several_bags_the_fullest_is_taken(tmp_path):
     write_bag(tmp_path / 'bags' / 'a', drive(30))
     write_bag(tmp_path / 'bags' / 'b', drive(60))
     assert 'name: b\n' in suggest_spec(tmp_path / 'bags')[0]
+
+
+@pytest.mark.parametrize('name', ['off', 'null', 'true'])
+def test_a_recording_whose_name_is_a_word_of_yaml_gets_it_as_its_name(tmp_path, name):
+    """A folder called `off` gave no spec: YAML reads `name: off` as false."""
+    text, _ = suggest_spec(write_bag(tmp_path / name, drive(40)))
+    assert RobotSpec.from_dict(yaml.safe_load(text)).name == name
+
+
+def test_numbers_with_capitals_in_their_names_are_suggested_and_converted(tmp_path):
+    """ROS 1 messages have such names (steeringAngle), and the spec refused them as no path."""
+    kind, image = 'car/msg/CarCmd', 'sensor_msgs/msg/Image'
+    store = get_typestore(Stores.ROS2_JAZZY)
+    store.register(get_types_from_msg('float32 steeringAngle', kind))
+    with Writer(tmp_path / 'car', version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        seen, told = (writer.add_connection(topic, each, typestore=store)
+                      for topic, each in (('/camera', image), ('/command', kind)))
+        for k in range(40):
+            at, angle = LOG + k * TICK, store.types[kind](np.sin(k))
+            writer.write(told, at, store.serialize_cdr(angle, kind))
+            writer.write(seen, at + 1, store.serialize_cdr(bag_image(at, picture(k)), image))
+    text, _ = suggest_spec(tmp_path / 'car')
+    spec = RobotSpec.from_dict(yaml.safe_load(text))
+    assert [f.path for f in spec.action.fields] == ['steeringAngle']
+    assert convert([tmp_path / 'car'], spec, tmp_path / 'd.h5').episodes == 1
