@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +20,8 @@ from lewm_core.train import train
 from lewm_core.types import UserError
 from lewm_ros.bag_reader import find_bags
 from lewm_ros.bags import ConversionStopped, convert
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,10 +114,10 @@ def run(job: BagsJob, on_status: Callable[[Status], None],
         job.output.mkdir(parents=True, exist_ok=True)
         claim.stake()
         try:
-            convert(job.bags, spec, claim.data, job.data, overwrite=True, window=window,
-                    typestore=job.typestore, episode_s=job.episode_s, workers=0,
-                    should_stop=should_stop, on_progress=lambda done, total: on_status(
-                        Status('converting', done / total, {'frames': done})))
+            report = convert(job.bags, spec, claim.data, job.data, overwrite=True, window=window,
+                             typestore=job.typestore, episode_s=job.episode_s, workers=0,
+                             should_stop=should_stop, on_progress=lambda done, total: on_status(
+                                 Status('converting', done / total, {'frames': done})))
         except ConversionStopped:
             return None
         except BaseException:
@@ -124,6 +127,8 @@ def run(job: BagsJob, on_status: Callable[[Status], None],
                     job.output.rmdir()
             raise
         claim.seal()
+        for path, why in report.failed:
+            _LOG.warning('%s is not trained on: %s', path, why)
     if should_stop():
         return None
     path = train(Dataset.open(claim.data), job.model, job.data, job.train, job.output,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import json
+import logging
 import math
 import os
 import signal
@@ -244,6 +245,17 @@ def test_a_camera_that_the_model_cannot_take_is_refused_before_the_conversion(
     node = run(host, given)
     assert node.exit_code == 1 and 'takes images of 32x32' in node._sentence
     assert not (tmp_path / 'run').exists()
+
+
+def test_a_bag_that_is_left_out_is_named_with_its_reason(host, recording, tmp_path, caplog):
+    """Of two bags one could not be read, and all that was said is "1 bags failed"."""
+    broken = tmp_path / 'broken.mcap'
+    broken.write_bytes(next(recording[0].glob('*.mcap')).read_bytes()[:5000])
+    bags = Path(f'{recording[0]},{broken}')
+    with caplog.at_level(logging.WARNING):
+        assert run(host, words((bags, recording[1]), tmp_path / 'run')).exit_code == 0
+    said = [r.getMessage() for r in caplog.records if 'is not trained on' in r.getMessage()]
+    assert len(said) == 1 and said[0].startswith(f'{broken} is not trained on: ')
 
 
 def test_a_killed_conversion_is_begun_anew_and_a_finished_one_is_kept(tmp_path):
