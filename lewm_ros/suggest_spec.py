@@ -92,6 +92,9 @@ def choose(topics: dict[str, TopicStatistics], where: str, still: Collection[str
                         'robot spec can be suggested; record what the robot is told, or write the '
                         'spec by hand')
     fields = varying(actions[0])
+    if not fields and actions[0].trouble:
+        raise UserError(f'{where}: the commands on {actions[0].topic.name!r} cannot be read: '
+                        f'{actions[0].trouble}')
     if not fields:
         raise UserError(f'{where}: no number of {actions[0].topic.name!r} ever changes, so that '
                         'nothing can be learned of it; record while the robot is driven')

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import h5py
@@ -180,3 +182,25 @@ def test_numbers_with_capitals_in_their_names_are_suggested_and_converted(tmp_pa
     spec = RobotSpec.from_dict(yaml.safe_load(text))
     assert [f.path for f in spec.action.fields] == ['steeringAngle']
     assert convert([tmp_path / 'car'], spec, tmp_path / 'd.h5').episodes == 1
+
+
+def test_commands_of_a_type_without_a_definition_are_not_said_to_be_still(tmp_path):
+    """Until Humble a sqlite3 bag held no definitions: of a robot with messages of its own it was
+    said that no number ever changes, and that it should be driven."""
+    kind = 'car/msg/CarCmd'
+    store = get_typestore(Stores.ROS2_JAZZY)
+    store.register(get_types_from_msg('float32 steering', kind))
+    with Writer(tmp_path / 'car', version=9, storage_plugin=StoragePlugin.SQLITE3) as writer:
+        told = writer.add_connection('/command', kind, typestore=store)
+        seen = writer.add_connection('/camera', 'sensor_msgs/msg/Image', typestore=store)
+        for k in range(40):
+            image = bag_image(START + k * TICK, picture(k))
+            writer.write(told, LOG + k * TICK,
+                         store.serialize_cdr(store.types[kind](np.sin(k)), kind))
+            writer.write(seen, LOG + k * TICK, store.serialize_cdr(image, image.__msgtype__))
+    with closing(sqlite3.connect(next((tmp_path / 'car').glob('*.db3')))) as file:
+        file.execute('DELETE FROM message_definitions')
+        file.commit()
+    with pytest.raises(UserError, match="on '/command' cannot be read: no definition of the type "
+                                        f'{kind} is known; give typestore='):
+        suggest_spec(tmp_path / 'car')
