@@ -18,8 +18,8 @@ class CameraWatch:
     empty: such messages come, but none becomes a step, so they don't count.
     """
 
-    def __init__(self, spec: RobotSpec) -> None:
-        self._topic, self._max_age_s = spec.camera.topic, spec.max_age_s
+    def __init__(self, spec: RobotSpec, topic: str) -> None:
+        self._topic, self._max_age_s = topic, spec.max_age_s  # the name that is listened to
         self._tick_s = self._interval_s = spec.tick_s
         self._kept: int | None = None  # the stamp of the newest step
         self._stamp: int | None = None

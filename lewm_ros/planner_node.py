@@ -85,7 +85,7 @@ class PlannerNode(ManagedNode):
         self._clock_of = LiveClock(has_header=True)
         self._started_ns: int | None = None
         self._newest: Any = None
-        self._watch = CameraWatch(spec)
+        self._watch = CameraWatch(spec, self.resolve_topic_name(spec.camera.topic))
         topic = '~/command_preview' if params.dry_run else spec.action.topic
         self._commands = self._own(self.create_publisher, self._action_class, topic, RELIABLE)
         self._rivals = CommandWatch(self, self._commands)
@@ -228,7 +228,7 @@ class PlannerNode(ManagedNode):
 
     def _on_set_goal(self, _: Any, answer: Trigger.Response) -> Trigger.Response:
         if not self._watch.current:
-            answer.message = (f'there is no current image on {self._spec.camera.topic!r}; start '
+            answer.message = (f'there is no current image on {self._camera.topic_name!r}; start '
                               'the camera, then set the goal again')
             return answer
         try:

@@ -57,7 +57,8 @@ class SurpriseNode(ManagedNode):
         camera, action = check_types(self._spec)
         self._has_header = hasattr(action(), 'header')
         self._builder: StepBuilder | None = None
-        self._camera = CameraWatch(self._spec)
+        self._camera = CameraWatch(
+            self._spec, self.resolve_topic_name(self._spec.camera.topic))
         self._topics = SurpriseTopics(self, self._cluster_blocks)
         self._listen(camera, action)
         calibration = self._monitor.calibration

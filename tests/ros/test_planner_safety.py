@@ -19,11 +19,13 @@ from rcl_interfaces.msg import Log
 from rclpy.node import Node
 from ros_toys import ToyAgent, ToyRobot, image
 from sensor_msgs.msg import CompressedImage, Image
+from std_srvs.srv import Trigger
 
 from lewm_core.robot import ActionField
 from lewm_core.types import UserError
 from lewm_ros.goals import read_goal
 from lewm_ros.node import OK, WARN
+from lewm_ros.planner_node import PlannerNode
 from lewm_ros.serving import check_types, picture
 
 SAFE = (0.0, 0.0)
@@ -90,6 +92,17 @@ def test_an_old_picture_does_not_become_the_goal(host, agent):
     assert not answer.success and 'no current image' in answer.message and agent.goals == [9]
 
 
+def test_a_missing_camera_is_named_as_it_is_listened_to(host, agent):
+    """In a namespace, or remapped, it is the resolved name that nobody publishes on; the spec's
+    was given, which the robot may well publish on."""
+    node = host.add(PlannerNode, agent=agent, namespace='/arm1', parameters={'autostart': False})
+    host.call(node.trigger_configure)
+    host.call(node.trigger_activate)
+    answer = host.call(lambda: node._on_set_goal(None, Trigger.Response()))
+    assert "no current image on '/arm1/camera/image_raw'" in answer.message
+    assert "no new image on '/arm1/camera/image_raw'" in node._watch.sentence()
+
+
 def test_a_camera_slower_than_the_ticks_is_said(host, agent):
     """At half the rate each command moved the robot twice as far as was planned, in silence."""
     rig = Rig(host, agent).goal()
@@ -103,7 +116,7 @@ def test_two_cameras_on_one_topic_are_said(host, agent):
     rig = Rig(host, agent).goal()
     host.add(ToyRobot, name='other_robot')
     rig.frame()
-    assert rig.said("2 publishers on 'camera/image_raw'")
+    assert rig.said("2 publishers on '/camera/image_raw'")
 
 
 def test_others_on_the_command_topic_are_named_and_do_not_end_the_drive(host, agent):
