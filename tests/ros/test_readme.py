@@ -18,7 +18,8 @@ from rclpy.signals import SignalHandlerOptions
 from ros_toys import ToyAgent
 
 from lewm_core.checkpoint import read_metadata
-from lewm_core.data import DatasetWriter
+from lewm_core.data import Dataset, DatasetWriter
+from lewm_core.merge import join
 from lewm_ros.planner_node import PlannerNode
 from lewm_ros.recorder import Recorder
 from lewm_ros.sim_robot import SimRobot
@@ -159,12 +160,14 @@ def test_the_readme_names_all_launch_arguments():
 
 
 def test_the_readme_names_all_that_a_dataset_holds(two_room, tmp_path):
-    path = tmp_path / 'data.h5'
-    with DatasetWriter(path, two_room) as writer:
-        writer.add_episode(np.zeros((3, 64, 64, 3), np.uint8), np.zeros((3, 2)), np.arange(3),
-                           {name: np.zeros(3) for name in two_room.state_names})
+    paths = [tmp_path / f'{name}.h5' for name in ('first', 'second', 'grown')]
+    for path in paths[:2]:
+        with DatasetWriter(path, two_room) as writer:
+            writer.add_episode(np.zeros((3, 64, 64, 3), np.uint8), np.zeros((3, 2)), np.arange(3),
+                               {name: np.zeros(3) for name in two_room.state_names})
+    join(paths[2], [Dataset.open(path) for path in paths[:2]], keep_split=True)
     said = set(re.findall(r'^\| `(\w+)`', section('Dataset'), re.MULTILINE))
-    with h5py.File(path) as file:
+    with h5py.File(paths[2]) as file:
         held = {*file, *file.attrs, *file['ep_len'].attrs} - {*two_room.state_names}
     assert held == said, 'correct the tables of the dataset in README.md by hand'
 
