@@ -38,9 +38,9 @@ def imagination(model: LatentDynamics, config: PlannerConfig) -> LatentDynamics 
     """What the search imagines with: `model` made ready, in the precision of `config`.
 
     'auto' is bf16 where the hardware multiplies it, the predictor is wide enough to gain by it,
-    and the elites agree with float32's; else float32. By the same check its `coarse` has a rolling
-    cache, and on a CPU is in int8, where the search has many candidates, a solver that asks for
-    it, and no deadline. With the gradient solver, which needs gradients, or a model of another
+    and the elites agree with float32's; else float32. Likewise its `coarse` is in int8 on a CPU,
+    and has a rolling cache, where the search has many candidates, a solver that asks for it, and
+    no deadline. With the gradient solver, which needs gradients, or a model of another
     kind it is the model itself.
     """
     if not isinstance(model, WorldModel) or config.solver == 'gradient':
