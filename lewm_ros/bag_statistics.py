@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -182,10 +183,7 @@ def _note_kind(topic: TopicStatistics, bag: Bag, raw: Raw) -> None:
 def number_paths(message: Any, prefix: str = '', depth: int = 0) -> list[str]:
     """The dotted paths of the numbers in a rosbags message, arrays of at most 16 one by one."""
     paths: list[str] = []
-    for name in getattr(message, '__dataclass_fields__', {}):
-        value, path = getattr(message, name), f'{prefix}{name}'
-        if name == '__msgtype__' or depth > 6:
-            continue
+    for path, value in _fields(message, prefix, depth):
         if isinstance(value, (bool, int, float, np.number)):
             paths.append(path)
         elif isinstance(value, np.ndarray):
@@ -194,7 +192,7 @@ def number_paths(message: Any, prefix: str = '', depth: int = 0) -> list[str]:
         elif isinstance(value, list):
             for i, item in enumerate(value[:_LONGEST_ARRAY]):
                 paths += number_paths(item, f'{path}[{i}].', depth + 1)
-        elif getattr(value, '__msgtype__', '').rpartition('/')[2] not in ('Header', 'Time', ''):
+        elif _type_of(value) not in ('Header', 'Time', ''):
             paths += number_paths(value, f'{path}.', depth + 1)
     return paths
 
@@ -202,14 +200,23 @@ def number_paths(message: Any, prefix: str = '', depth: int = 0) -> list[str]:
 def text_paths(message: Any, prefix: str = '', depth: int = 0) -> list[str]:
     """The dotted paths of the texts in a rosbags message that are not empty, arrays as one."""
     paths: list[str] = []
-    for name in getattr(message, '__dataclass_fields__', {}):
-        value, path = getattr(message, name), f'{prefix}{name}'
-        if name == '__msgtype__' or depth > 6:
-            continue
+    for path, value in _fields(message, prefix, depth):
         first = value[0] if isinstance(value, list) and value else value
         if isinstance(first, str):
             paths += [path] if first else []
-        elif getattr(first, '__msgtype__', '').rpartition('/')[2] not in ('Header', ''):
+        elif _type_of(first) not in ('Header', ''):
             paths += text_paths(first, f'{path}[0].' if first is not value else f'{path}.',
                                 depth + 1)
     return paths
+
+
+def _fields(message: Any, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
+    """The paths and values of a message's own fields; none of what lies too deep."""
+    if depth <= 6:
+        for name in getattr(message, '__dataclass_fields__', {}):
+            if name != '__msgtype__':
+                yield f'{prefix}{name}', getattr(message, name)
+
+
+def _type_of(value: Any) -> str:
+    return getattr(value, '__msgtype__', '').rpartition('/')[2]
