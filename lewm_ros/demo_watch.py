@@ -19,6 +19,7 @@ from std_srvs.srv import Trigger
 
 from lewm_core.types import UserError
 from lewm_ros.decode import decode
+from lewm_ros.leaving import leave
 
 # Everything that is counted is sent reliably; the depth outlasts a stall of this process.
 _RELIABLE = QoSProfile(depth=2000, reliability=ReliabilityPolicy.RELIABLE)
@@ -148,5 +149,5 @@ class Watcher:
         self._closing = True
         self._thread.join()
         self._executor.shutdown()
-        self.node.destroy_node()
+        leave(self.node)
         rclpy.shutdown(context=self.context)

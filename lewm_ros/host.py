@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
+
+from lewm_ros.leaving import leave
 
 
 class Host:
@@ -29,6 +32,7 @@ class Host:
                    signal_handler_options=SignalHandlerOptions.NO)
         self.nodes: list[Any] = []
         self.error: BaseException | None = None
+        self._remnants = False  # of a node whose constructor raised: in the domain until collected
         self._executor = SingleThreadedExecutor(context=self.context)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._spin, name='lewm_ros_host', daemon=True)
@@ -55,8 +59,12 @@ class Host:
         overrides = [Parameter(key, value=value) for key, value in (parameters or {}).items()]
 
         def build() -> Any:
-            node = make(context=self.context, cli_args=cli, namespace=namespace,
-                        use_global_arguments=False, parameter_overrides=overrides, **kwargs)
+            try:
+                node = make(context=self.context, cli_args=cli, namespace=namespace,
+                            use_global_arguments=False, parameter_overrides=overrides, **kwargs)
+            except BaseException:
+                self._remnants = True
+                raise
             self.nodes.append(node)
             self._executor.add_node(node)
             if hasattr(node, 'start'):
@@ -105,6 +113,8 @@ class Host:
         self._executor.create_task(lambda: None)  # a wake alone is waited on to its end
         self._thread.join()
         self._executor.shutdown()
+        if self._remnants:
+            gc.collect()
         rclpy.shutdown(context=self.context)
 
     def _spin(self) -> None:
@@ -115,15 +125,15 @@ class Host:
             self.error = error
         for node in reversed(list(self.nodes)):
             try:
-                self._end(node)
+                self._end(node, last=len(self.nodes) == 1)
             except Exception as error:
                 self.error = self.error or error
 
-    def _end(self, node: Any) -> None:
+    def _end(self, node: Any, last: bool = False) -> None:
         try:
             if hasattr(node, 'stop'):
                 node.stop()
         finally:
             self.nodes.remove(node)
             self._executor.remove_node(node)
-            node.destroy_node()
+            leave(node) if last else node.destroy_node()

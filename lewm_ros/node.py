@@ -27,6 +27,7 @@ from rclpy.timer import Timer
 from rclpy.utilities import remove_ros_args
 
 from lewm_core.types import UserError
+from lewm_ros.leaving import leave
 from lewm_ros.params import declare_one, warn_unknown
 from lewm_ros.signals import Signals, end_with_launcher
 
@@ -164,6 +165,11 @@ class ManagedNode(Runnable, LifecycleNode):
         if self._state_machine.current_state[1] in ('unconfigured', 'inactive', 'active'):
             self.trigger_shutdown()
 
+    def destroy_node(self) -> None:
+        """Nothing; as rclpy's, and the state machine, which would keep the node in its domain."""
+        super().destroy_node()
+        self._state_machine.destroy_when_not_in_use()
+
     def _LifecycleNodeMixin__on_change_state(self, request: Any, response: Any) -> Any:
         """The answer of ~/change_state; a transition that the state doesn't have is refused.
 
@@ -271,7 +277,7 @@ def _run(make: Callable[[], Any], signals: Signals) -> int:
             node.stop()
         finally:
             executor.shutdown()
-            node.destroy_node()
+            leave(node)
     return node.exit_code
 
 

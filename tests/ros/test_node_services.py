@@ -18,9 +18,9 @@ from lewm_ros.planner_node import PlannerNode
 from lewm_ros.surprise_node import SurpriseNode
 
 _OURS = {'ManagedNode', 'BasicNode'}
-# What rclpy means to be filled in.
+# What rclpy means to be filled in, or is called by ours too.
 _HOOKS = {'__init__', 'on_configure', 'on_activate', 'on_deactivate', 'on_cleanup', 'on_shutdown',
-          'on_error', '_LifecycleNodeMixin__on_change_state'}
+          'on_error', 'destroy_node', '_LifecycleNodeMixin__on_change_state'}
 
 
 @pytest.mark.parametrize('make, toy', [(PlannerNode, {'agent': ToyAgent}),

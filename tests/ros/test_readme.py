@@ -20,6 +20,7 @@ from ros_toys import ToyAgent
 from lewm_core.checkpoint import read_metadata
 from lewm_core.data import Dataset, DatasetWriter
 from lewm_core.merge import join
+from lewm_ros.leaving import leave
 from lewm_ros.planner_node import PlannerNode
 from lewm_ros.recorder import Recorder
 from lewm_ros.sim_robot import SimRobot
@@ -75,7 +76,7 @@ def made_nodes(name, context, spec, folder):
             yield node
         finally:
             node.stop()
-            node.destroy_node()
+            leave(node)
 
 
 def interface(node):
