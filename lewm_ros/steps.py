@@ -184,6 +184,8 @@ class StepBuilder:
             steps = self._forget(effective)
         if effective < self._decided:
             self.late += 1
+        if len(self._times) >= 100_000 and not self._hold:  # no frame has used them up for long
+            del self._times[:50_000], self._values[:50_000]
         at = bisect_right(self._times, effective)  # of equal stamps the last to come counts
         self._times.insert(at, effective)
         values = np.asarray(values, dtype=np.float64)
