@@ -72,15 +72,26 @@ class Recalibrating:
                 answer.message = 'the node was cleaned up meanwhile; configure it and call again'
                 return answer
             calibration = adopt()
-            where = self._save(calibration)
         except (UserError, OSError) as error:
             answer.message = ' '.join(str(error).split())
             return answer
         self._done()
-        answer.success = True
-        answer.message = describe(calibration) + where
-        self._node.get_logger().info(answer.message)
+        self._keep(calibration, answer)
         return answer
+
+    def _keep(self, calibration: Any, answer: Trigger.Response) -> None:
+        """Nothing; says what is in force now, and whether it outlives the node."""
+        logger = self._node.get_logger()
+        try:
+            answer.message = describe(calibration) + self._save(calibration)
+        except (UserError, OSError) as error:
+            answer.message = (
+                f'{describe(calibration)}; it is in force, but ends with the node, for it could '
+                f'not be kept: {" ".join(str(error).split())}; mend that and call again')
+            logger.error(answer.message)
+            return
+        answer.success = True
+        logger.info(answer.message)
 
     async def _learned(self) -> Callable[[], Any] | None:
         """What puts the new calibration in force; raises what calibrating raises."""

@@ -58,3 +58,20 @@ def test_a_node_that_is_cleaned_up_stops_learning(host, two_room):
     monitor.go.set()
     rig.drive(31)
     assert rig.call('recalibrate').success
+
+
+def test_a_calibration_that_cannot_be_written_is_said_to_be_in_force_all_the_same(
+        host, two_room, tmp_path):
+    """On a full disk the answer was no more than that of the checkpoint, so that it read as if the
+    old thresholds still held; and an anomaly that was on by the old ones stayed on.
+    """
+    (tmp_path / 'file').write_text('')
+    monitor = ToyMonitor(two_room)
+    rig = Rig(host, monitor, calibration_file=str(tmp_path / 'file' / 'calibration.json'))
+    rig.drive(31, grey=lambda k: 200)
+    assert host.wait_for(lambda: rig.bench.flags[-1].data)
+    answer = rig.call('recalibrate')
+    assert not answer.success and monitor.calibration is not None
+    assert 'calibrated on 6 blocks' in answer.message and 'it is in force' in answer.message
+    assert 'Not a directory' in answer.message or 'File exists' in answer.message
+    assert host.wait_for(lambda: not rig.bench.flags[-1].data)
