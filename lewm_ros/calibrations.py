@@ -24,7 +24,8 @@ def read_calibration(path: str) -> dict[str, Any] | None:
 def save_calibration(calibration: Any, path: str, checkpoint: str) -> str:
     """Where the calibration was written, in words: a JSON file, a checkpoint, both or neither.
 
-    Both are replaced whole or not at all. An empty string means that it isn't wanted there.
+    Both are replaced whole or not at all. An empty string means that it isn't wanted there. Raises
+    UserError where `checkpoint` is by now another model than the one that was calibrated.
     """
     tree, where = calibration.to_dict(), ''
     if path:
@@ -32,9 +33,23 @@ def save_calibration(calibration: Any, path: str, checkpoint: str) -> str:
         where += f'; written to {path}'
     if checkpoint:
         from lewm_core.checkpoint import update_metadata
+        _check_model(calibration, checkpoint)
         update_metadata(checkpoint, calibration=tree)
         where += f'; written into {checkpoint}'
     return where
+
+
+def _check_model(calibration: Any, path: str) -> None:
+    """Nothing; raises UserError when the calibration is not of the model in the file."""
+    from lewm_core.checkpoint import load_checkpoint
+    from lewm_core.recalibration import taught
+    found = load_checkpoint(path)
+    try:
+        taught(found.model, found.heads, calibration)
+    except UserError:
+        raise UserError(f'checkpoint {path!r} has become another model than the one that was '
+                        'calibrated, so nothing is written into it; clean the node up and '
+                        'configure it to use that one') from None
 
 
 def describe(calibration: Any) -> str:

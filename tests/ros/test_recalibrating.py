@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 
+import numpy as np
+import pytest
 from std_srvs.srv import Trigger
 from surprise_rig import Rig, ToyMonitor
+
+from lewm_core.types import Frame, UserError
+from lewm_ros.calibrations import save_calibration
 
 
 class SlowLearner(ToyMonitor):
@@ -75,3 +81,27 @@ def test_a_calibration_that_cannot_be_written_is_said_to_be_in_force_all_the_sam
     assert 'calibrated on 6 blocks' in answer.message and 'it is in force' in answer.message
     assert 'Not a directory' in answer.message or 'File exists' in answer.message
     assert host.wait_for(lambda: not rig.bench.flags[-1].data)
+
+
+def test_a_calibration_is_not_written_into_a_checkpoint_that_has_become_another_model(checkpoint):
+    """Trained anew while the node watched, the file lost its own calibration to one of the former
+    model, and no surprise node could be configured with it any more.
+    """
+    import torch
+
+    from lewm_core.checkpoint import load_checkpoint, save_checkpoint
+    from lewm_core.config import SurpriseConfig
+    from lewm_core.surprise import SurpriseMonitor
+    monitor, rng = SurpriseMonitor(load_checkpoint(checkpoint)), np.random.default_rng(0)
+    for k in range(300):
+        pixels = np.full((64, 64, 3), rng.integers(255), np.uint8)
+        monitor.update(Frame(k, pixels), np.zeros(2) if k else None)
+    calibration = monitor.recalibrate(SurpriseConfig(promised_per_hour=900.0))
+    trained = load_checkpoint(checkpoint)
+    with torch.no_grad():
+        next(trained.model.parameters()).mul_(2)
+    kept = monitor.recalibrate(SurpriseConfig(promised_per_hour=600.0)).to_dict()
+    save_checkpoint(checkpoint, dataclasses.replace(trained, calibration=kept))
+    with pytest.raises(UserError, match='has become another model'):
+        save_calibration(calibration, '', checkpoint)
+    assert load_checkpoint(checkpoint).calibration == kept
