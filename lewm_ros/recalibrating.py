@@ -18,6 +18,8 @@ from lewm_ros.worker import Worker
 # The executor takes a waiting image between any two calls of a timer, however long one takes to
 # score: none has come between so many calls, so none waits.
 _QUIET_POLLS = 3
+# No queue makes an image so much later than the one before: the clock of who sent it is off.
+_SKEW_NS = 10_000_000_000
 
 
 class Recalibrating:
@@ -33,22 +35,28 @@ class Recalibrating:
         self._worker = Worker(node, 'recalibrate')
         self._waiting: list[tuple[int, Future]] = []
         self._polls = 0  # since the last image
+        self._heard_ns = time.monotonic_ns()  # when the newest image was handled
+        self._late_ns = self._least_ns = 0  # since it was sent, by two hosts' clocks; the least
         self._closed = False
         self.progress: float | None = None  # in [0, 1] while it learns
         # A group of its own: it waits while images are handled.
         self._service = node.create_service(Trigger, '~/recalibrate', self._answer,
                                             callback_group=MutuallyExclusiveCallbackGroup())
 
-    def image(self) -> None:
-        """Nothing; an image came."""
+    def image(self, sent_ns: int) -> None:
+        """Nothing; an image came that was sent at `sent_ns`, by its sender's clock."""
+        heard_ns, late_ns = time.monotonic_ns(), time.time_ns() - sent_ns
+        if late_ns - self._late_ns > _SKEW_NS:  # the first one, or a clock was set
+            self._least_ns = late_ns
+        self._least_ns = min(self._least_ns, late_ns)
+        self._heard_ns, self._late_ns = heard_ns, late_ns
         self._polls = 0
 
-    def poll(self, sent_ns: int) -> None:
-        """Nothing; who waits for the images before the call goes on once they have come.
-
-        `sent_ns` is when the newest image was sent.
-        """
+    def poll(self) -> None:
+        """Nothing; who waits for the images before the call goes on once they have come."""
         self._polls += 1
+        skew_ns = self._least_ns if abs(self._least_ns) > _SKEW_NS else 0
+        sent_ns = self._heard_ns - (self._late_ns - skew_ns)
         for called_ns, future in list(self._waiting):
             if self._polls >= _QUIET_POLLS or sent_ns > called_ns:
                 self._waiting.remove((called_ns, future))
@@ -64,7 +72,8 @@ class Recalibrating:
     async def _answer(self, _: Any, answer: Trigger.Response) -> Trigger.Response:
         # What was published before the call shall count, also when it still waits in the queue.
         if self._node.active:
-            await self._later(lambda future: self._waiting.append((time.time_ns(), future)))
+            await self._later(
+                lambda future: self._waiting.append((time.monotonic_ns(), future)))
         try:
             if not self._closed:
                 adopt = await self._learned()

@@ -44,8 +44,7 @@ class SurpriseNode(ManagedNode):
         self._recalibrating: Recalibrating | None = None
         self._count: Counter[str] = Counter()
         self._trouble = ''
-        self._sent_ns = 0  # when the newest image was sent
-        self._lag_s = 0.0  # how long it was under way and in the queue
+        self._lag_s = 0.0  # how long the newest image was under way and in the queue
 
     # Lifecycle
     def configure(self) -> None:
@@ -124,9 +123,8 @@ class SurpriseNode(ManagedNode):
     def _on_image(self, message: Any, info: Any) -> None:
         if self._builder is None:
             return
-        self._recalibrating.image()
-        self._sent_ns = info['source_timestamp']
-        self._lag_s = 1e-9 * (time.time_ns() - self._sent_ns)
+        self._recalibrating.image(info['source_timestamp'])
+        self._lag_s = 1e-9 * (time.time_ns() - info['source_timestamp'])
         stamp = self._stamp('camera', message, info)
         self._camera.heard(stamp)
         if stamp is not None:
@@ -175,7 +173,7 @@ class SurpriseNode(ManagedNode):
     def _on_poll(self) -> None:
         if self._builder is not None:
             self._watch(self._builder.poll(time.monotonic_ns()))
-        self._recalibrating.poll(self._sent_ns)
+        self._recalibrating.poll()
 
     # Steps to scores
     def _watch(self, steps: list[Step]) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 
 import numpy as np
 import pytest
+from ros_toys import image
 from std_srvs.srv import Trigger
-from surprise_rig import Rig, ToyMonitor
+from surprise_rig import START, TICK, Rig, ToyMonitor
 
 from lewm_core.types import Frame, UserError
 from lewm_ros.calibrations import save_calibration
@@ -64,6 +66,34 @@ def test_a_node_that_is_cleaned_up_stops_learning(host, two_room):
     monitor.go.set()
     rig.drive(31)
     assert rig.call('recalibrate').success
+
+
+@pytest.mark.parametrize('set_back', [False, True])  # from the first image on, or later
+def test_a_camera_whose_clock_is_an_hour_behind_does_not_keep_a_recalibration_waiting(
+        host, two_room, set_back):
+    """The camera of a robot without a battery-backed clock sends, by its own clock, long before
+    the call: it was answered when that clock had come so far, or the camera was off.
+    """
+    rig = Rig(host, ToyMonitor(two_room))
+    rig.drive(31)
+    assert host.wait_for(lambda: len(rig.bench.statuses) == 6)
+    hear, ahead_ns = rig.node._on_image, 0 if set_back else -3600 * 10 * TICK
+
+    def frame(k):
+        host.call(lambda: hear(image(START + k * TICK), {
+            'source_timestamp': time.time_ns() + ahead_ns}))
+
+    frame(31)
+    ahead_ns = -3600 * 10 * TICK
+    frame(32)
+    client = rig.bench.create_client(Trigger, 'surprise_node/recalibrate')
+    assert host.wait_for(client.service_is_ready)
+    answer = host.call(lambda: client.call_async(Trigger.Request()))
+    for k in range(33, 400):
+        if not answer.done():
+            frame(k)
+            time.sleep(0.01)
+    assert answer.done() and answer.result().success
 
 
 def test_a_calibration_that_cannot_be_written_is_said_to_be_in_force_all_the_same(
