@@ -26,8 +26,10 @@ from lewm_ros.signals import LAUNCHER
 class Argument:
     """A launch argument. `kind`: the type of the node's parameter of the same name.
 
-    Left empty it isn't passed on, so the parameter file's value or the node's default holds.
-    With `word` it is a word `name=value` of the command line instead of a parameter, with
+    Left empty it isn't passed on, so the parameter file's value, else `default` or the node's
+    own, holds. ROS's launch hands what an argument is on to the files that are included after
+    this one, so no default is one there: it would be taken for what was asked of them. With
+    `word` it is a word `name=value` of the command line instead of a parameter, with
     `words` it holds such words.
     """
 
@@ -45,16 +47,16 @@ _COMMON = (
     Argument('log_level', 'log level: debug, info, warn, error or fatal', 'info'),
 )
 _WORDING = {bool: 'true or false', int: 'a whole number', float: 'a number'}
-SIM_TIME = Argument('use_sim_time', 'take the time from /clock: true or false', 'false', bool)
+SIM_TIME = Argument('use_sim_time', 'take the time from /clock: true or false', kind=bool)
 
 
 def describe(executable: str, arguments: Sequence[Argument], params: str | None = None,
              patience_s: float = 5.0) -> LaunchDescription:
     """The launch description of one executable of this package with these arguments.
 
-    `params` is a file of config/ros, the default of the argument `params_file`; what is given as
-    an argument overrules it. After SIGINT the node has `patience_s` before SIGTERM follows. The
-    node ends when the launch is killed, too.
+    `params` is a file of config/ros, taken where the argument `params_file` is empty; what is
+    given as an argument overrules it. After SIGINT the node has `patience_s` before SIGTERM
+    follows. The node ends when the launch is killed, too.
     """
     declared = [*arguments, *_COMMON]
     if params is not None:
@@ -63,22 +65,24 @@ def describe(executable: str, arguments: Sequence[Argument], params: str | None 
 
     def start(context: LaunchContext) -> list[Node]:
         given = {a.name: LaunchConfiguration(a.name).perform(context).strip() for a in declared}
-        files = [given['params_file']] if given.get('params_file') else []
+        used = {a.name: given[a.name] or a.default for a in declared}
+        beneath = {a.name: _value(a, a.default) for a in arguments if a.default}
+        files = [used['params_file']] if params is not None else []
         values = {a.name: _value(a, given[a.name]) for a in arguments
                   if given[a.name] and not (a.word or a.words)}
         words = [f'{a.name}={given[a.name]}' for a in arguments if a.word and given[a.name]]
         words += [word for a in arguments if a.words for word in shlex.split(given[a.name])]
         return [Node(
             package='lewm_ros', executable=executable, namespace=given['namespace'] or None,
-            parameters=[*files, *([values] if values else [])],
+            parameters=[*filter(None, [beneath, *files, values])],
             remappings=[_rule(word) for word in given['remap'].split()],
-            arguments=[*words, '--ros-args', '--log-level', given['log_level']],
+            arguments=[*words, '--ros-args', '--log-level', used['log_level']],
             additional_env={LAUNCHER: str(os.getpid())},
             output='screen', emulate_tty=True, sigterm_timeout=str(patience_s))]
 
     return LaunchDescription([
-        *(DeclareLaunchArgument(a.name, default_value=a.default, description=a.help)
-          for a in declared),
+        *(DeclareLaunchArgument(a.name, default_value='', description=a.help + (
+            f'; empty: {a.default}' if a.default else '')) for a in declared),
         OpaqueFunction(function=start)])
 
 

@@ -63,30 +63,46 @@ service.include_launch_description(IncludeLaunchDescription(
 sys.exit(service.run())
 """
 
+BOTH = """
+from launch import LaunchDescription
+from launch.actions import IncludeLaunchDescription
+
+
+def generate_launch_description():
+    return LaunchDescription([IncludeLaunchDescription(f'{folder}/{{file}}.launch.py')
+                              for file in {files}])
+"""
+
 
 @pytest.fixture
 def launched(tmp_path):
-    """A function that launches a file for real, and returns what its executable was given."""
+    """A function that launches a file for real, and returns what its executable was given.
+
+    `of`: which one, where the file includes several.
+    """
     pytest.importorskip('launch_ros.actions', reason='ROS 2 launch is not installed')
     marker = tmp_path / 'share/ament_index/resource_index/packages/lewm_ros'
     marker.parent.mkdir(parents=True)
     marker.touch()
-    output, folder = tmp_path / 'called.json', tmp_path / 'lib/lewm_ros'
+    folder = tmp_path / 'lib/lewm_ros'
     folder.mkdir(parents=True)
     for executable in EXECUTABLES:
-        (folder / executable).write_text(STAND_IN.format(python=sys.executable,
-                                                         output=str(output)))
+        (folder / executable).write_text(STAND_IN.format(
+            python=sys.executable, output=str(tmp_path / f'{executable}.json')))
         (folder / executable).chmod(0o755)
 
-    def launch(file, **given):
+    def launch(file, of='*', **given):
+        for former in tmp_path.glob('*.json'):
+            former.unlink()
         words = [f'{key}:={value}' for key, value in given.items()]
         made = subprocess.run(
-            [sys.executable, '-c', LAUNCH, ROOT / 'launch' / f'{file}.launch.py', *words],
+            [sys.executable, '-c', LAUNCH, ROOT / 'launch' / f'{file}.launch.py'
+             if isinstance(file, str) else file, *words],
             text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT,
             env={**os.environ, 'AMENT_PREFIX_PATH': str(tmp_path)})
-        if not output.exists():
-            raise AssertionError(made.stdout)
-        return json.loads(output.read_text())
+        for output in tmp_path.glob(f'{of}.json'):
+            return json.loads(output.read_text())
+        raise AssertionError(made.stdout)
     return launch
 
 
@@ -131,6 +147,26 @@ def test_an_argument_overrules_the_parameter_file(launched, tmp_path):
     file.write_text('/**:\n  ros__parameters:\n    frames: 7\n    seed: 3\n')
     _, parameters = launched('sim', params_file=file, seed='5')
     assert (parameters['frames'], parameters['seed']) == (7, 5)
+
+
+def test_what_the_parameter_file_says_holds_where_no_argument_is_given(launched, tmp_path):
+    """The defaults of two arguments were passed on as if they had been given, so a robot and
+    the simulation's time that stood in the file were overruled by values that nobody wrote."""
+    file = tmp_path / 'mine.yaml'
+    file.write_text('/**:\n  ros__parameters:\n    use_sim_time: true\n    robot: push\n')
+    assert launched('sim', params_file=file)[1]['robot'] == 'push'
+    assert launched('plan', params_file=file)[1]['use_sim_time'] is True
+    assert launched('sim')[1]['robot'] == 'two_room'
+
+
+def test_files_included_one_after_the_other_keep_their_own_defaults(launched, tmp_path):
+    """ROS's launch hands an argument's value on to what is included next: a surprise node beside
+    a planner got the planner's parameter file, and its queue of 5 for one of 1,000."""
+    both = tmp_path / 'both.launch.py'
+    both.write_text(BOTH.format(folder=ROOT / 'launch', files=['sim', 'surprise']))
+    _, parameters = launched(both, of='surprise_node')
+    assert parameters['queue_depth'] == 1000
+    assert not {'frames', 'policy', 'robot'} & set(parameters)
 
 
 def test_training_takes_words_not_parameters(launched):
