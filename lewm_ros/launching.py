@@ -67,7 +67,7 @@ def describe(executable: str, arguments: Sequence[Argument], params: str | None 
         given = {a.name: LaunchConfiguration(a.name).perform(context).strip() for a in declared}
         used = {a.name: given[a.name] or a.default for a in declared}
         beneath = {a.name: _value(a, a.default) for a in arguments if a.default}
-        files = [used['params_file']] if params is not None else []
+        files = [_file(used['params_file'])] if params is not None else []
         values = {a.name: _value(a, given[a.name]) for a in arguments
                   if given[a.name] and not (a.word or a.words)}
         words = [f'{a.name}={given[a.name]}' for a in arguments if a.word and given[a.name]]
@@ -97,6 +97,13 @@ def _value(argument: Argument, text: str) -> Any:
     except (KeyError, ValueError):
         raise UserError(f'launch argument {argument.name} is {text!r}, but '
                         f'{_WORDING[argument.kind]} is expected') from None
+
+
+def _file(path: str) -> str:
+    """The parameter file at `path`; launch_ros would only warn, and start the node without it."""
+    if not os.path.isfile(path):
+        raise UserError(f'launch argument params_file is {path!r}, but a file is expected')
+    return path
 
 
 def _rule(text: str) -> tuple[str, str]:

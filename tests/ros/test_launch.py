@@ -183,6 +183,12 @@ def test_a_wrong_argument_is_named_and_nothing_starts(launched, key, value):
         launched('sim', **{key: value})
 
 
+def test_a_parameter_file_that_is_not_there_starts_nothing(launched):
+    """ROS's launch warns and goes on: a planner whose file said dry_run would have driven."""
+    with pytest.raises(AssertionError, match="launch argument params_file.*'/no/such.yaml'"):
+        launched('plan', params_file='/no/such.yaml')
+
+
 @pytest.mark.parametrize('path', sorted((ROOT / 'config/ros').glob('*.yaml')),
                          ids=lambda path: path.stem)
 def test_a_parameter_file_is_one_for_any_node_name(path):
