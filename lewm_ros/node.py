@@ -16,6 +16,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
+from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
@@ -251,7 +252,7 @@ def run_node(make: Callable[[], Any], args: Sequence[str] | None = None) -> int:
             return 2
         try:
             return _run(make, signals)
-        except UserError as error:
+        except (UserError, InvalidParameterTypeException) as error:  # rclpy's: of use_sim_time
             get_logger(name).error(str(error))
         except Exception:
             get_logger(name).error(traceback.format_exc().rstrip())

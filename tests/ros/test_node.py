@@ -202,3 +202,10 @@ def test_a_bad_ros_argument_is_one_line_and_not_0(child_environment):
     child = _child(child_environment, 'run', '--ros-args', '-p', 'nonsense')
     output, _ = child.communicate(timeout=30)
     assert child.returncode == 2 and 'nonsense' in output and 'Traceback' not in output
+
+
+def test_a_switch_of_ros_that_is_no_switch_is_one_line(child_environment):
+    """use_sim_time:=1, which rclpy itself refuses while the node is made, was a traceback."""
+    child = _child(child_environment, 'run', '--ros-args', '-p', 'use_sim_time:=1')
+    output, _ = child.communicate(timeout=30)
+    assert child.returncode == 1 and "'use_sim_time'" in output and 'Traceback' not in output
