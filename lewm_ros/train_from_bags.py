@@ -23,6 +23,9 @@ from lewm_core.types import UserError
 from lewm_ros.node import ERROR, OK, WARN, BasicNode, diagnostic_array, flush, own_args, run_node
 from lewm_ros.params import declare_one, warn_unknown
 
+# What ends a launch reaches its nodes twice: from the terminal or the service manager, and once
+# more when the launch itself is gone (lewm_ros.signals). Nobody is impatient so soon.
+_SAME_S = 2.0
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 _USAGE = """\
 usage: train_from_bags bags=PATH[,PATH] robot=SPEC [output=DIR] [KEY=VALUE ...] [--ros-args ...]
@@ -84,7 +87,7 @@ class TrainFromBags(BasicNode):
         self.create_service(Trigger, '~/stop', self._on_stop)
         self._status: Any = None
         self._told: Any = None
-        self._stopping, self._exit_code = threading.Event(), 0
+        self._stopping, self._exit_code, self._patient_s = threading.Event(), 0, 0.0
         self._level, self._sentence = OK, 'starting'
         self._reporter = Reporter(self.get_logger().info)
         self.steady_timer(0.2, self._tell)
@@ -108,11 +111,14 @@ class TrainFromBags(BasicNode):
         self._worker.start()
 
     def on_signal(self, number: int) -> None:
-        """Nothing; the first one checkpoints and ends, a second one doesn't wait for that."""
+        """Nothing; the first one checkpoints and ends, a later one doesn't wait for that."""
+        now = time.monotonic()
         if self._stopping.is_set():
-            self.finish(128 + number)
-            self._worker = None
+            if now >= self._patient_s:
+                self.finish(128 + number)
+                self._worker = None
             return
+        self._patient_s = now + _SAME_S
         self._exit_code = 128 + number
         self.get_logger().info(f'{signal.Signals(number).name}: stopping at the next checkpoint')
         self._stopping.set()
