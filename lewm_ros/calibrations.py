@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from lewm_core.types import UserError
 
 def read_calibration(path: str) -> dict[str, Any] | None:
     """The calibration in the JSON file at `path`; None when there is no path or no file yet."""
-    if not path or not Path(path).is_file():
+    file = Path(os.path.expanduser(path))
+    if not path or not file.is_file():
         return None
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(file.read_text())
     except ValueError as error:
         raise UserError(f'calibration_file={path!r} is not JSON ({error}); delete it and call '
                         '~/recalibrate') from None
@@ -29,12 +31,13 @@ def save_calibration(calibration: Any, path: str, checkpoint: str) -> str:
     """
     tree, where = calibration.to_dict(), ''
     if path:
-        atomic.write_text(path, json.dumps(tree))
+        atomic.write_text(os.path.expanduser(path), json.dumps(tree))
         where += f'; written to {path}'
     if checkpoint:
         from lewm_core.checkpoint import update_metadata
-        _check_model(calibration, checkpoint)
-        update_metadata(checkpoint, calibration=tree)
+        file = os.path.expanduser(checkpoint)
+        _check_model(calibration, file)
+        update_metadata(file, calibration=tree)
         where += f'; written into {checkpoint}'
     return where
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -112,10 +113,11 @@ def read_goal(path: str, camera: Camera) -> np.ndarray:
 
     Raises UserError when there is none, or of another size than the camera's.
     """
-    if not Path(path).is_file():
+    file = Path(os.path.expanduser(path))
+    if not file.is_file():
         raise UserError(f'goal={path!r} is not a file; give the path of a PNG or JPEG image')
     try:  # as the camera's own: what is cut off is refused, and no EXIF turns it
-        rgb = decode(CompressedImage(format=path, data=Path(path).read_bytes()))
+        rgb = decode(CompressedImage(format=path, data=file.read_bytes()))
     except UserError:
         raise UserError(f'goal={path!r} is not a whole image that OpenCV reads; give a PNG or '
                         'JPEG') from None

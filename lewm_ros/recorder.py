@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -72,7 +73,7 @@ class Recorder(BasicNode):
         if not config.output:
             raise UserError('parameter output is empty; give the directory of the bag to write, '
                             'such as -p output:=bags/drive_1')
-        self._bag = BagWriter(config.output, config.overwrite, config.compress)
+        self._bag = BagWriter(os.path.expanduser(config.output), config.overwrite, config.compress)
         for path in self._bag.leftovers():
             size = sum(p.stat().st_size for p in path.rglob('*') if p.is_file())
             self.get_logger().warning(

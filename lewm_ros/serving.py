@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ def load(path: str, device: str, threads: int = 0) -> tuple[Any, Any]:
     found = resolve_device(device)
     if found.type == 'cpu':
         keep_freed_memory()
-    return load_checkpoint(path, found), found
+    return load_checkpoint(os.path.expanduser(path), found), found
 
 
 def serving_spec(trained: RobotSpec, robot: str) -> RobotSpec:

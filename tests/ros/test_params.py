@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from types import SimpleNamespace
 
+import cv2
+import numpy as np
 import pytest
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from lewm_core.config import PlannerConfig, SurpriseConfig
 from lewm_core.config_field import option
+from lewm_core.robot import Camera
 from lewm_core.types import UserError
+from lewm_ros.calibrations import read_calibration, save_calibration
+from lewm_ros.goals import read_goal
 from lewm_ros.node import ManagedNode
 from lewm_ros.params import Explicit, declare, declare_one, read, warn_unknown
+from lewm_ros.recorder import Recorder
+from lewm_ros.serving import load
 
 
 @dataclass(frozen=True)
@@ -118,3 +126,17 @@ def test_a_parameter_beside_a_config_is_described_and_checked_too(host):
         host.add(Lone, parameters={'topics': 3})
     with pytest.raises(UserError, match='autostart is 3, but true or false is expected'):
         host.add(ToyNode, parameters={'autostart': 3})
+
+
+def test_a_path_may_begin_with_the_home_folder(host, tmp_path, monkeypatch):
+    """A shell leaves the ~ in output:=~/drive alone: a robot spec was found by such a path, and
+    the recording went into a folder named ~, of which `rm -r` is a bad end."""
+    monkeypatch.setenv('HOME', str(tmp_path))
+    recorder = host.add(Recorder, parameters={'output': '~/drive', 'topics': ['/nobody']})
+    assert recorder._bag.output == tmp_path / 'drive'
+    save_calibration(SimpleNamespace(to_dict=lambda: {'blocks': 7}), '~/found.json', '')
+    assert read_calibration('~/found.json') == {'blocks': 7}
+    cv2.imwrite(str(tmp_path / 'goal.png'), np.zeros((8, 8, 3), np.uint8))
+    assert read_goal('~/goal.png', Camera('front', 'camera', width=8, height=8)).shape == (8, 8, 3)
+    with pytest.raises(UserError, match=f'{tmp_path}/no.safetensors'):
+        load('~/no.safetensors', 'cpu')
