@@ -102,7 +102,10 @@ class Recorder(BasicNode):
                             '-p robot:=two_room, or a list of topics')
         if self.get_parameter('use_sim_time').value:
             named.setdefault('/clock', 'rosgraph_msgs/msg/Clock')
-        return [_Topic(self.resolve_topic_name(name), type) for name, type in named.items()]
+        full: dict[str, str | None] = {}
+        for name, type in named.items():  # cmd_vel and /cmd_vel may be one
+            full.setdefault(self.resolve_topic_name(name), type)
+        return [_Topic(name, type) for name, type in full.items()]
 
     @property
     def counts(self) -> dict[str, int]:

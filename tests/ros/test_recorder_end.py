@@ -1,4 +1,4 @@
-"""The end of a recording while the robot goes on publishing."""
+"""The end of a recording while the robot goes on publishing; a topic that is named twice."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from ros_toys import image
+from rosbags.highlevel import AnyReader
 from test_recorder import START, TICK, Driver, recorder, stop
 
 from lewm_core.types import UserError
@@ -41,3 +42,16 @@ def test_a_full_disk_ends_the_recording_with_a_sentence(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="bag' cannot be written any further .No space left"):
         for stamp in range(10**6):
             bag.write('/episode', stamp, bytes(1000))
+
+
+def test_a_topic_that_is_named_twice_is_recorded_once(host, tmp_path):
+    """A spec says odom and `topics` /odom: each message was in the bag twice."""
+    recorder(host, tmp_path, topics=['/odom', 'odom'])
+    driver = host.add(Driver)
+    odom = driver.out['/odom']
+    assert host.wait_for(driver.ready)
+    for _ in range(3):
+        host.call(lambda: odom.publish(odom.msg_type()))
+    assert stop(host, driver).success
+    with AnyReader([tmp_path / 'bag']) as bag:
+        assert bag.topics['/odom'].msgcount == 3
