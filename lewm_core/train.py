@@ -164,7 +164,8 @@ def _calibration(checkpoint: Checkpoint, dataset: Dataset) -> dict | None:
 def _quiet_process(threads: int) -> Iterator[None]:
     """Leaves the caller's random numbers and thread count as they were."""
     before = torch.get_num_threads()
-    devices = range(torch.cuda.device_count())
+    # A driver too old for this PyTorch still counts its GPUs, and none of them can be used.
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     with torch.random.fork_rng(devices=devices):
         try:
             if threads:
