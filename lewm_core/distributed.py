@@ -55,7 +55,8 @@ def joined(device: str) -> Iterator[str]:
     """The device of this process, joined with the others of its torchrun until the block ends.
 
     A GPU each (NCCL) where `device` is 'cuda', or 'auto' and there are as many as processes on
-    this machine; else the CPU (gloo). Raises UserError when `device` names one GPU for all.
+    this machine; else the CPU (gloo). Raises UserError when `device` names one GPU for all, and
+    when there are too few for 'cuda'.
     """
     global _words
     if not started() or dist.is_initialized():
@@ -65,8 +66,12 @@ def joined(device: str) -> Iterator[str]:
     if device.startswith('cuda:'):
         raise UserError(f'device={device!r} is one GPU, but {here} processes share this machine; '
                         "give train.device='cuda' for one each, or 'cpu'")
-    enough = torch.cuda.is_available() and torch.cuda.device_count() >= here
-    cuda = device == 'cuda' or (device == 'auto' and enough)
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device not in ('auto', 'cpu', 'cuda') or (device == 'cuda' and gpus < here):
+        raise UserError(f'device={device!r} cannot be used: {here} processes share this machine '
+                        f"and it has {gpus} GPUs; give train.device='auto' or 'cpu', or start as "
+                        'many processes as there are GPUs')
+    cuda = device != 'cpu' and gpus >= here
     if cuda:
         torch.cuda.set_device(local)
     dist.init_process_group('nccl' if cuda else 'gloo', timeout=_TIMEOUT)

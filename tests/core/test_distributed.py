@@ -128,6 +128,27 @@ train(Dataset.open(Path({str(recording.path)!r})), {model!r}, DataConfig(), {con
     assert logs[0][1]['sigreg'] == pytest.approx(logs[1][1]['sigreg'], rel=1e-3)
 
 
+@pytest.mark.parametrize('device, gpus, words', [
+    ('cuda', 0, 'it has 0 GPUs'), ('cuda', 1, '2 processes share this machine and it has 1 GPUs'),
+    ('gpu', 2, "device='gpu' cannot be used"), ('cuda:0', 2, 'is one GPU')])
+def test_processes_that_have_no_gpu_each_are_told_so(device, gpus, words, monkeypatch):
+    """Those beyond the last GPU had ended with a traceback, while the first ones waited for them.
+    And a device that nobody knows was the CPU."""
+    from lewm_core import distributed
+
+    def none_there(*_, **__):
+        raise RuntimeError('CUDA error: invalid device ordinal')
+    for name, value in (('WORLD_SIZE', 2), ('LOCAL_WORLD_SIZE', 2), ('RANK', 1), ('LOCAL_RANK', 1),
+                        ('MASTER_ADDR', 'localhost')):
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: gpus)
+    monkeypatch.setattr(torch.cuda, 'set_device', none_there)
+    monkeypatch.setattr(torch.distributed, 'init_process_group', none_there)
+    with pytest.raises(UserError, match=words), distributed.joined(device):
+        pass
+
+
 def test_a_batch_that_processes_cannot_share_is_refused(recording, toy_model, monkeypatch):
     from lewm_core import distributed
     from lewm_core.trainer import Trainer
