@@ -72,7 +72,7 @@ class BenchPlannerJob:
     output: Path = option('the JSON file to write', Path('runs/bench/planner.json'))
     reference_python: Path | None = option('a Python that has stable-worldmodel; none: ours '
                                            'alone', None)
-    device: str = option('cpu or cuda', 'cpu')
+    device: str = option('auto, cpu, cuda or cuda:N', 'cpu')
     threads: int = threads()
     rounds: int = option('plans of each planner, in turn', 5, 1, 10_000)
     batch: int = option('problems planned at once', 1, 1, 10_000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -28,7 +29,8 @@ def run_planner(job: BenchPlannerJob, overrides: list[str]) -> int:
     unknown = [name for name in job.tables if name not in _TABLES]
     if unknown:
         raise UserError(f'tables={unknown[0]} is not known; choose among {list(_TABLES)}')
-    resolve_device(job.device)  # said here, not by a worker at the end of a traceback
+    # Said here, not by a worker at the end of a traceback; and what 'auto' is, in every row.
+    job = dataclasses.replace(job, device=str(resolve_device(job.device)))
     if job.threads:
         torch.set_num_threads(job.threads)
     rows, summary = [], {}

@@ -17,7 +17,7 @@ from lewm_core.config import DataConfig, ModelConfig, TrainConfig
 from lewm_core.data import Dataset
 from lewm_core.jobs import BenchTrainJob
 from lewm_core.memory import keep_freed_memory
-from lewm_core.trainer import Trainer
+from lewm_core.trainer import Trainer, resolve_device
 from lewm_core.types import UserError
 
 
@@ -47,7 +47,8 @@ def run_train(job: BenchTrainJob, overrides: list[str]) -> int:
               'ratio': ratio(reference, seconds['bf16']),
               'float32_clips_per_s': speed['float32'],
               'reference': 'stable-worldmodel, float32' if theirs else 'ours, float32',
-              'batch_size': job.batch_size, 'rounds': job.rounds, 'device': job.device,
+              'batch_size': job.batch_size, 'rounds': job.rounds,
+              'device': str(resolve_device(job.device)),
               'threads': torch.get_num_threads(),
               'ratios': {name: ratio(reference, s) for name, s in seconds.items()},
               'seconds': {name: s.tolist() for name, s in seconds.items()}}

@@ -212,6 +212,19 @@ def test_what_the_bench_cannot_do_is_refused(changes, words, tmp_path):
         run_planner(job(output=tmp_path / 'planner.json', **changes), [])
 
 
+def test_auto_is_a_device_in_every_table_as_it_is_in_the_other_programs(tmp_path, monkeypatch):
+    """It passed as a device and ended as a worker's traceback, for no tensor can lie on it."""
+    seen = []
+
+    def table(name, asked):
+        seen.append(torch.device(asked.device).type)
+        return [], {}
+    monkeypatch.setattr('lewm_core.bench.planner._table', table)
+    path = tmp_path / 'planner.json'
+    assert run_planner(job(device='auto', tables=('speed', 'patches'), output=path), []) == 0
+    assert seen == ['cuda' if torch.cuda.is_available() else 'cpu'] * 2
+
+
 def test_patches_are_timed_on_the_device_that_their_rows_name(monkeypatch):
     """With device=cuda the rows said so, and the table had been measured on the CPU."""
     used = []

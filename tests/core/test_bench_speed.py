@@ -25,10 +25,11 @@ def test_the_loaders_bench_measures_what_it_says_and_keeps_its_files(tmp_path, c
 def test_the_training_bench_without_the_reference_library_says_so(tmp_path, monkeypatch):
     small = ModelConfig(encoder_depth=1, predictor_depth=1, patch_size=56, projector_hidden=32)
     monkeypatch.setattr('lewm_core.bench.train.ModelConfig', lambda: small)
-    assert main(['bench', 'train', 'batch_size=2', 'rounds=1', 'device=cpu',
+    assert main(['bench', 'train', 'batch_size=2', 'rounds=1', 'device=auto',
                  f'output={tmp_path}/train.json']) == 0
     made = json.loads((tmp_path / 'train.json').read_text())
     assert made['reference'] == 'ours, float32' and made['clips_per_s'] > 0
+    assert made['device'] in ('cpu', 'cuda')  # and not what was asked for
 
 
 def test_an_interpreter_without_the_reference_library_is_one_sentence(tmp_path, capfd):
