@@ -134,8 +134,8 @@ class PatchDynamics(LatentDynamics):
         batch, frames = latents.shape[:2]
         x = latents.to(action_emb.dtype).unflatten(-1, (self.tokens, _WIDTH))
         x = (x + action_emb[:, :, None]).flatten(1, 2) + self.positions[:frames * self.tokens]
-        frame = torch.arange(x.shape[1]) // self.tokens
-        mask = (frame[:, None] >= frame[None]).to(x.device)
+        frame = torch.arange(x.shape[1], device=x.device) // self.tokens
+        mask = frame[:, None] >= frame[None]
         for norm1, qkv, out, norm2, widen, narrow in self.layers:
             q, k, v = qkv(norm1(x)).unflatten(-1, (3, _HEADS, _HEAD_DIM)).permute(2, 0, 3, 1, 4)
             heard = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)

@@ -22,6 +22,7 @@ from lewm_core.config import ModelConfig, PlannerConfig
 from lewm_core.int8 import supported
 from lewm_core.jobs import BenchPlannerJob
 from lewm_core.types import UserError
+from tests.core.device_toys import Moves
 
 SMALL = ModelConfig(encoder='vit', image_size=28, encoder_depth=1, encoder_width=16,
                     encoder_heads=2, encoder_mlp=32, latent_dim=16, predictor_width=16,
@@ -236,3 +237,13 @@ def test_patches_are_timed_on_the_device_that_their_rows_name(monkeypatch):
     monkeypatch.setattr(planner_small, '_search', search)
     rows, _ = planner_small.patches(job(device='meta', rounds=1))
     assert used == [('meta', 'meta')] * 6 and {row['device'] for row in rows} == {'meta'}
+
+
+def test_the_predictor_of_patches_waits_for_nothing_from_the_cpu():
+    """Its mask was made there and brought in every prediction, which waits for it: a GPU would
+    have been timed at that."""
+    theirs = PatchDynamics(4, 0).to('meta')
+    latents, actions = (torch.zeros(2, 3, n, device='meta') for n in (4 * 384, 384))
+    with torch.inference_mode(), Moves() as moves:
+        assert theirs.predict(latents, actions).shape == latents.shape
+    assert not moves.seen
