@@ -226,12 +226,15 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 
 def resolve_device(name: str) -> torch.device:
     """The device that `name` (auto, cpu, cuda, cuda:N) stands for; raises UserError if absent."""
+    others = "'cpu' or a CUDA device of this machine"
     if name == 'auto':
         name = 'cuda' if torch.cuda.is_available() else 'cpu'
+    else:
+        others = f"'auto', {others}"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.ones(1, device=device)  # computed: a GPU too old for this PyTorch has memory alone
     except (RuntimeError, AssertionError) as error:
         raise UserError(f'device={name!r} cannot be used ({str(error).splitlines()[0]}); '
-                        "choose 'auto', 'cpu' or a CUDA device of this machine") from None
+                        f'choose {others}') from None
     return device

@@ -252,19 +252,6 @@ def test_a_device_that_is_not_there_is_a_user_error():
     assert resolve_device('auto').type in ('cpu', 'cuda')
 
 
-def test_a_gpu_whose_driver_is_too_old_does_not_hinder_training_on_the_cpu(
-        recording, toy_model, tmp_path, monkeypatch):
-    """The driver counts the GPU and PyTorch can't use it: a run on the CPU ended with a traceback,
-    for the GPU's random numbers were to be kept."""
-    def refuses(device):
-        raise RuntimeError('The NVIDIA driver on your system is too old (found version 12040)')
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
-    monkeypatch.setattr(torch.cuda, 'get_rng_state', refuses)
-    config = dataclasses.replace(QUICK, steps=1, uncertainty_steps=0)
-    assert train(recording, toy_model, DataConfig(), config, tmp_path).exists()
-
-
 def test_precision_is_what_was_asked_for():
     cpu = torch.device('cpu')
     assert resolve_precision('bf16', cpu) == 'bf16'
