@@ -9,6 +9,7 @@ import platform
 import resource
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,26 @@ def other_python() -> dict[str, str]:
             if not key.startswith(('PYTHON', '_ROS')) and key != 'LD_LIBRARY_PATH'}
 
 
+def reset_peak(device: torch.device) -> None:
+    """Nothing; `peak_mb` looks back to here alone, where the system can forget what was before."""
+    if device.type == 'cuda':
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):
+        Path('/proc/self/clear_refs').write_text('5')
+
+
 def peak_mb(device: torch.device) -> float:
-    """The most memory that this process has taken so far, MiB: on a GPU the GPU's."""
+    """The most memory that this process held since `reset_peak`, MiB: on a GPU the GPU's.
+
+    VmHWM and not ru_maxrss, which a process inherits from the one that starts it.
+    """
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    try:
+        status = Path('/proc/self/status').read_text()
+        return int(status.split('VmHWM:')[1].split()[0]) / 1024
+    except (OSError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def hardware() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lewm_core.agent import Agent
-from lewm_core.bench.common import alternate, peak_mb, ratio
+from lewm_core.bench.common import alternate, peak_mb, ratio, reset_peak
 from lewm_core.bench.kernels import kernel_share
 from lewm_core.bench.planner_speed import perturbed
 from lewm_core.checkpoint import Checkpoint, load_checkpoint
@@ -48,6 +48,7 @@ def small(job: BenchPlannerJob) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 def _timed(job: BenchPlannerJob, checkpoint: Checkpoint, precision: str) -> dict[str, Any]:
     config = dataclasses.replace(checkpoint.planner, precision=precision)
+    reset_peak(torch.device(job.device))
     agent = Agent(checkpoint, config, job.device)
     agent.warm_up()  # as the planner node does
     world = make_world(job.world.removesuffix('_far'), checkpoint.model.config.image_size)
@@ -89,14 +90,15 @@ def patches(job: BenchPlannerJob) -> tuple[list[dict[str, Any]], dict[str, Any]]
             theirs = PatchDynamics(tokens, job.seed).to(device, dtype)
             runs[f'patches{tokens}_{name}'] = _search(theirs, tokens * _WIDTH,
                                                       configs[few], device)
-    seconds = alternate(runs, job.rounds)
+    peaks = {name: _peak(run, device) for name, run in runs.items()}  # which warms them up
+    seconds = alternate(runs, job.rounds, warm=0)
     summary: dict[str, Any] = {}
     for key, taken in seconds.items():
         kind, name = key.split('_')
         config = configs[_VECTOR_SAMPLES if kind == 'vector' else few]
         tokens = 1 if kind == 'vector' else int(kind.removeprefix('patches'))
         rows.append(_row('patches', config.solver, name, config, job,
-                         1e3 * float(np.median(taken)), tokens=tokens))
+                         1e3 * float(np.median(taken)), tokens=tokens, peak_mb=peaks[key]))
         if tokens > 1:
             # The mean is tried after the candidates: one rollout more.
             summary[f'rollouts_faster_than_{tokens}_tokens_{name}'] = ratio(
@@ -152,6 +154,13 @@ def _search(dynamics: Any, latent: int, config: PlannerConfig, device: torch.dev
     objective = goal_objective(dynamics, start[None], past, goal, 'final')
     return lambda: solve(objective, [-1, -1], [1, 1], [0.3, 0.3], config, generator=draw,
                          frameskip=5)
+
+
+def _peak(run: Any, device: torch.device) -> float:
+    """The peak memory of one run, MiB, beside all that the table holds."""
+    reset_peak(device)
+    run()
+    return peak_mb(device)
 
 
 def _row(table: str, solver: str, dtype: str, config: PlannerConfig, job: BenchPlannerJob,

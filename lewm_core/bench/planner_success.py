@@ -15,12 +15,13 @@ import numpy as np
 import torch
 
 from lewm_core.agent import Agent
+from lewm_core.bench.common import peak_mb, reset_peak
 from lewm_core.bench.trials import RADII, run_trials
 from lewm_core.checkpoint import Checkpoint, load_checkpoint
-from lewm_core.config import PlannerConfig
+from lewm_core.config import PlannerConfig, checked
 from lewm_core.envs import make_world
 from lewm_core.jobs import BenchPlannerJob
-from lewm_core.planner import distance_cost
+from lewm_core.planner import check_search, distance_cost
 from lewm_core.solvers.common import Solution
 from lewm_core.tails import wilson_interval
 from lewm_core.types import UserError
@@ -49,12 +50,9 @@ def success(job: BenchPlannerJob) -> tuple[list[dict[str, Any]], dict[str, Any]]
     if job.checkpoint is None:
         raise UserError('the table of success needs a trained model; give checkpoint=PATH')
     checkpoint = load_checkpoint(job.checkpoint, job.device)
-    rows, driven = [], []
-    for text in job.budgets or budgets('proposal' in checkpoint.heads):
-        config = parse_budget(text, checkpoint.planner, job.seed)
-        if config.proposal and 'proposal' not in checkpoint.heads:
-            raise UserError(f'budget {text!r} asks for a proposal, and {str(job.checkpoint)!r} '
-                            'has none; train with train.proposal_steps, or leave +proposal out')
+    device, rows, driven = torch.device(job.device), [], []
+    for text, config in _asked(job, checkpoint):
+        reset_peak(device)
         found = drive(Agent(checkpoint, config, job.device), *problems(job, checkpoint), job.seed)
         driven.append(found)
         reached = int(found.reached.sum())
@@ -68,9 +66,22 @@ def success(job: BenchPlannerJob) -> tuple[list[dict[str, Any]], dict[str, Any]]
             'success': reached / job.problems, 'low': low, 'high': high,
             'imagined': float(found.imagined.mean()), 'executed': float(found.executed.mean()),
             'final_cost': float(found.executed.mean()), 'plan_ms': found.plan_ms,
-            'peak_mb': None})
+            'peak_mb': peak_mb(device)})
         print(f'{text}: {reached} of {job.problems}', file=sys.stderr)
     return rows, _compare(rows, driven, job.seed)
+
+
+def _asked(job: BenchPlannerJob, checkpoint: Checkpoint) -> list[tuple[str, PlannerConfig]]:
+    """Each budget and its search; a UserError on one that cannot be, before anything is driven."""
+    found = []
+    for text in job.budgets or budgets('proposal' in checkpoint.heads):
+        config = parse_budget(text, checkpoint.planner, job.seed)
+        check_search(config, checkpoint.model.config.frameskip)
+        if config.proposal and 'proposal' not in checkpoint.heads:
+            raise UserError(f'budget {text!r} asks for a proposal, and {str(job.checkpoint)!r} '
+                            'has none; train with train.proposal_steps, or leave +proposal out')
+        found.append((text, config))
+    return found
 
 
 def budgets(proposal: bool) -> list[str]:
@@ -94,7 +105,7 @@ def parse_budget(text: str, planner: PlannerConfig, seed: int) -> PlannerConfig:
         'elites': max(2, count // (10 if count >= 100 else 8)), 'proposal': bool(proposal)}
     if knots is not None:
         changes['knots'] = int(knots)
-    return dataclasses.replace(planner, **changes)
+    return checked(dataclasses.replace(planner, **changes), f'budget {text!r}')
 
 
 def problems(job: BenchPlannerJob, checkpoint: Checkpoint) -> tuple[list[Any], list[Any]]:

@@ -7,7 +7,6 @@ writes them, and search.json. A line {"problem": N} on stdin plans from problem_
 """
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -73,7 +72,9 @@ def main() -> None:
         plan = solver.solve(_info(problem, search))['actions']
         seconds = time.perf_counter() - begun
         np.save(folder / f'plan_swm_{number}.npy', plan.float().numpy())
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        # Not ru_maxrss, which a process inherits from the one that starts it.
+        status = Path('/proc/self/status').read_text()
+        peak = int(status.split('VmHWM:')[1].split()[0]) / 1024
         if device.type == 'cuda':
             peak = torch.cuda.max_memory_allocated(device) / 2**20
         print(json.dumps({'seconds': seconds, 'peak_mb': peak}), file=answers, flush=True)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lewm_core.agent import Agent
-from lewm_core.bench import planner_small, planner_success
+from lewm_core.bench import common, planner_small, planner_success
 from lewm_core.bench.planner import run_planner
 from lewm_core.bench.planner_small import PatchDynamics, small
 from lewm_core.bench.planner_speed import median_interval, perturbed
@@ -62,6 +62,21 @@ def test_a_budget_is_solver_samples_iterations_and_knots(text, expected):
 def test_a_budget_that_is_none_is_refused(text):
     with pytest.raises(UserError, match='is not understood'):
         parse_budget(text, PlannerConfig(), 0)
+
+
+@pytest.mark.parametrize('text, words', [
+    ('foo:64x3', "solver='foo' is not known"), ('cem:64x0', 'iterations=0 is out of range'),
+    ('cem:64x3:9', 'knots=9'), ('cem:64x3+proposal', 'asks for a proposal')])
+def test_a_budget_that_cannot_be_is_said_before_any_is_driven(
+        text, words, model, tmp_path, monkeypatch):
+    """A solver's typing error was a KeyError at the end of a traceback, no iterations were driven
+    by as if that were a search, and the rest was said once all budgets before had been driven."""
+    path = tmp_path / 'model.safetensors'
+    save_checkpoint(path, Checkpoint(model, model.spec, planner=SEARCH))
+    monkeypatch.setattr(planner_success, 'drive', lambda *_: pytest.fail('was driven'))
+    with pytest.raises(UserError, match=words):
+        run_planner(job(tables=('success',), checkpoint=path, budgets=('cem:8x2', text),
+                        output=tmp_path / 'planner.json'), [])
 
 
 def test_the_interval_of_a_median_holds_it():
@@ -162,6 +177,7 @@ def test_the_table_of_success_compares_the_small_budget_with_the_full_one(model,
     assert result['summary']['small_budget'] == 'cem:8x2'
     assert result['summary']['full_budget'] == 'cem:50x2'
     assert result['summary']['small_budget_fraction'] == pytest.approx(16 / 9000)
+    assert all(row['peak_mb'] > 0 for row in result['rows'])
 
 
 @pytest.mark.parametrize('asked, expected', [
@@ -247,3 +263,15 @@ def test_the_predictor_of_patches_waits_for_nothing_from_the_cpu():
     with torch.inference_mode(), Moves() as moves:
         assert theirs.predict(latents, actions).shape == latents.shape
     assert not moves.seen
+
+
+def test_peak_memory_is_the_rows_own(monkeypatch):
+    """A worker's was at least that of the bench that had started it, whose peak a process
+    inherits; and within one process each row had that of all rows before it."""
+    monkeypatch.setattr(common.resource, 'getrusage', lambda who: pytest.fail('inherited'))
+    device, held = torch.device('cpu'), np.ones(50 * 2**17)  # 50 MiB
+    before = common.peak_mb(device)
+    held = len(held)
+    common.reset_peak(device)
+    assert common.peak_mb(device) < before - 40
+    assert held
