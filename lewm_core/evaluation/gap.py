@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from lewm_core.data import Dataset
 from lewm_core.evaluation import open_loop, probes, straightness
-from lewm_core.evaluation.intervals import mean_of, text
+from lewm_core.evaluation.intervals import Figure, figure, mean_of, ratio_of, text
 from lewm_core.evaluation.subject import Subject, fitting
 from lewm_core.report import Page
 from lewm_core.surprise import score_dataset
@@ -29,10 +28,9 @@ def measure(subject: Subject) -> dict[str, Any]:
     here, there = _figures(subject), _figures(other)
     rows = []
     for name in (n for n in here if n in there):
-        pair = here[name]['value'], there[name]['value']
-        known = None not in pair and pair[0] != 0
+        ratio = ratio_of(figure(there[name]), figure(here[name]))
         rows.append({'name': name, 'here': here[name], 'there': there[name],
-                     'ratio': pair[1] / pair[0] if known else math.nan})
+                     'ratio': ratio.value, 'low': ratio.low, 'high': ratio.high})
     return {'other': str(subject.job.compare), 'rows': rows}
 
 
@@ -63,6 +61,8 @@ def show(page: Page, found: dict[str, Any]) -> None:
     if found['other'] is None:
         page.text('No second dataset was given (compare=OTHER.h5).', 'note')
         return
-    page.text(f'The other dataset: {found["other"]}. The ratio is other over this.')
-    page.table([(row['name'], text(row['here']), text(row['there']), f'{row["ratio"]:.3g}')
+    page.text(f'The other dataset: {found["other"]}. The ratio is other over this, its interval '
+              'made of theirs.')
+    page.table([(row['name'], text(row['here']), text(row['there']),
+                 str(Figure(row['ratio'], row['low'], row['high'], 0)))
                 for row in found['rows']], ('', 'this dataset', 'the other', 'ratio'))

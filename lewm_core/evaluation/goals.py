@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lewm_core.agent import Agent
-from lewm_core.evaluation.intervals import Figure
+from lewm_core.evaluation.intervals import Figure, ratio_of
 from lewm_core.evaluation.subject import Subject
 from lewm_core.images import prepare
 from lewm_core.tails import wilson_interval
@@ -37,11 +37,39 @@ def drive_to_goals(subject: Subject, look: Callable[[np.ndarray], np.ndarray], n
     for i in range(job.goals):
         rng = np.random.default_rng([job.seed, _STREAM, i])
         task = _unsolved(world, rng)
-        agent.reset()
-        agent.set_goal(prepare(world.goal_image(task), subject.checkpoint.spec.camera))
-        reached += _reaches(subject, world, agent, task.goal, look, noise * std, delay, rng)
-    low, high = wilson_interval(reached, job.goals)
-    return {'reached': Figure(reached / job.goals, low, high, job.goals).to_dict()}
+        reached += _reaches(subject, world, agent, task, look, noise * std, delay, rng)
+    return {'reached': _share(reached, job.goals).to_dict()}
+
+
+def drive_from_rare(subject: Subject, share: float,
+                    rarity: Callable[[dict[str, np.ndarray]], np.ndarray]) -> dict[str, Any]:
+    """The shares of goals reached from the rarest `share` of starts and from others, their ratio.
+
+    `rarity` (N,) of the states' columns (N,) says how rare each start is. The job's goals are
+    driven to from either, undisturbed, as in `drive_to_goals`.
+    """
+    job, world, agent = subject.job, subject.make_world(), Agent(subject.checkpoint)
+    tasks, states = [], []
+    for i in range(round(job.goals / share)):
+        rng = np.random.default_rng([job.seed, _STREAM + 1, i])
+        tasks.append((_unsolved(world, rng), rng))
+        states.append(world.state())
+    order = np.argsort(-rarity({name: np.array([s[name] for s in states])
+                                for name in states[0]}), kind='stable')
+    found = {}
+    for name, which in (('rare', order[:job.goals]), ('others', np.sort(order[job.goals:]))):
+        reached = 0
+        for task, rng in (tasks[i] for i in which[:job.goals]):
+            world.reset_to(task)
+            reached += _reaches(subject, world, agent, task, lambda pixels: pixels,
+                                np.zeros(subject.checkpoint.spec.action_dim), 0, rng)
+        found[name] = _share(reached, job.goals)
+    found['ratio'] = ratio_of(found['rare'], found['others'])
+    return {name: figure.to_dict() for name, figure in found.items()}
+
+
+def _share(reached: int, goals: int) -> Figure:
+    return Figure(reached / goals, *wilson_interval(reached, goals), goals)
 
 
 def _unsolved(world: Any, rng: np.random.Generator) -> Any:
@@ -56,17 +84,20 @@ def _unsolved(world: Any, rng: np.random.Generator) -> Any:
                     'world=none')
 
 
-def _reaches(subject: Subject, world: Any, agent: Agent, goal: Any,
+def _reaches(subject: Subject, world: Any, agent: Agent, task: Any,
              look: Callable[[np.ndarray], np.ndarray], spread: np.ndarray, delay: int,
              rng: np.random.Generator) -> bool:
+    """Whether the goal of `task`, at whose start `world` is, is reached."""
     spec, coming = subject.checkpoint.spec, deque([subject.checkpoint.spec.safe] * delay)
+    agent.reset()
+    agent.set_goal(prepare(world.goal_image(task), spec.camera))
     tick_ns = round(1e9 * spec.tick_s)
     for tick in range(_TICKS):
         # Between plans the picture is not looked at.
         pixels = look(prepare(world.render(), spec.camera)) if tick % subject.skip == 0 else None
         coming.append(agent.act(Frame(tick * tick_ns, pixels)).values)
         world.advance(spec.clamp(coming.popleft() + rng.normal(0.0, 1.0, len(spread)) * spread))
-        if world.reached(goal, _RADII):
+        if world.reached(task.goal, _RADII):
             return True
         if world.ended:
             break

@@ -103,11 +103,33 @@ def share_of(hits: np.ndarray, groups: np.ndarray, resamples: int, seed: int) ->
     return Figure(share, *wilson_interval(round(share * episodes), episodes), episodes)
 
 
+def ratio_of(above: Figure, below: Figure) -> Figure:
+    """The ratio of two figures measured apart, its interval made of theirs.
+
+    NaN where it is not known, as at an end where the lower figure may be 0. Source: Donner & Zou,
+    Closed-form confidence intervals for functions of the normal mean and standard deviation,
+    2012 (MOVER).
+    """
+    a, b, ends = above, below, []
+    if not (math.isfinite(a.value) and math.isfinite(b.value) and b.value != 0):
+        return Figure(math.nan, math.nan, math.nan, min(a.episodes, b.episodes))
+    both = a.value * b.value
+    for end, other, sign in ((a.low, b.high, -1), (a.high, b.low, 1)):
+        scale = other * (2 * b.value - other)
+        root = both ** 2 - end * (2 * a.value - end) * scale
+        known = b.low > 0 and a.low >= 0 and scale > 0 and root >= 0  # false of NaN
+        ends.append((both + sign * math.sqrt(root)) / scale if known else math.nan)
+    return Figure(a.value / b.value, *ends, min(a.episodes, b.episodes))
+
+
+def figure(tree: dict[str, Any]) -> Figure:
+    """The figure in `tree`, as `Figure.to_dict` gives it."""
+    return Figure(**{k: math.nan if v is None else v for k, v in tree.items()})
+
+
 def text(tree: dict[str, Any] | None) -> str:
     """A figure's tree, as `Figure.to_dict` gives it, in words."""
-    if tree is None:
-        return 'unknown'
-    return str(Figure(**{k: math.nan if v is None else v for k, v in tree.items()}))
+    return 'unknown' if tree is None else str(figure(tree))
 
 
 def _ends(values: np.ndarray) -> tuple[float, float]:

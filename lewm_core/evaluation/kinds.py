@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from lewm_core.calibration import Calibration
-from lewm_core.evaluation.intervals import Figure, share_of
+from lewm_core.evaluation.intervals import Figure, over_groups, share_of
 from lewm_core.evaluation.trials import Outcome
 from lewm_core.kinds import BLOCKS, kind, persistence, wait
 from lewm_core.residuals import Score
 from lewm_core.tails import auroc
+
+_RESAMPLES = 200  # of ranks, which have no sums to resample
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,20 @@ def confusion(rows: list[Judged]) -> dict[str, Any]:
     table = {row.name: {'kind': row.kind, **{said: row.said.count(said)
                                              for said in ('jump', 'shift')},
                         'missed': row.said.count('')} for row in rows}
-    found = {name: np.concatenate([r.persistence for r in rows if r.kind == name] or [[]])
-             for name in ('jump', 'shift')}
     share = {name: _right([row for row in rows if row.kind == name]).to_dict()
              for name in ('jump', 'shift')}
-    area = auroc(found['shift'], found['jump'])
     return {'table': table, 'right': _right(rows).to_dict(), 'right_by_kind': share,
-            'auroc': Figure(area, float('nan'), float('nan'), len(found['jump'])).to_dict(),
+            'auroc': _apart(rows).to_dict(),
             'wait_blocks': rows[0].wait_blocks if rows else 0}
+
+
+def _apart(rows: list[Judged]) -> Figure:
+    """The AUROC of the persistence of shifts beside that of jumps; drives are drawn, as below."""
+    lasting, episode = (np.concatenate([getattr(r, name) for r in rows] or [[]])
+                        for name in ('persistence', 'episode'))
+    shift = np.repeat([r.kind == 'shift' for r in rows], [len(r.persistence) for r in rows])
+    return over_groups(episode, lambda at: auroc(lasting[at][shift[at]], lasting[at][~shift[at]]),
+                       _RESAMPLES, 0)
 
 
 def _right(rows: list[Judged]) -> Figure:

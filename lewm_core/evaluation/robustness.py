@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lewm_core.evaluate import encode_pixels
-from lewm_core.evaluation.goals import drive_to_goals
+from lewm_core.evaluation.goals import drive_from_rare, drive_to_goals
 from lewm_core.evaluation.intervals import over_episodes, text
 from lewm_core.evaluation.open_loop import (episode_sums, imagination_errors, longest,
                                             still_errors)
@@ -54,8 +54,8 @@ def measure(subject: Subject) -> dict[str, Any]:
     """Open-loop error, and in a world the goals reached, under each disturbance; rare states.
 
     The disturbance is there all the time: context, commands and what came are all seen through
-    it. Goals are pictures of the undisturbed camera. `rare`: the errors of windows that begin in
-    the rarest tenth of the test states, beside the others'.
+    it. Goals are pictures of the undisturbed camera. `rare`: the errors in the rarest tenth of the
+    test states beside the others', and in a world the goals reached from the rarest starts.
     """
     starts, blocks, episode = _windows(subject)
     rows = []
@@ -70,7 +70,7 @@ def measure(subject: Subject) -> dict[str, Any]:
                                           disturbance.delay)
         rows.append(row)
     return {'disturbances': rows, 'windows': len(starts), 'goals': subject.job.goals,
-            'rare': _rare(subject)}
+            'rare': _rare(subject, driven)}
 
 
 def _windows(subject: Subject) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -129,8 +129,11 @@ def rarity(states: np.ndarray, known: np.ndarray) -> np.ndarray:
     return tree.query((states - mean) / scale, k=[count])[0][:, 0]
 
 
-def _rare(subject: Subject) -> dict[str, Any] | None:
-    """Probe and one-block errors in the rarest tenth of the test states, beside the rest's."""
+def _rare(subject: Subject, driven: bool) -> dict[str, Any] | None:
+    """Probe and one-block errors in the rarest tenth of the test states, beside the rest's.
+
+    With `driven` also the goals reached from the rarest tenth of a world's starts.
+    """
     train, test = subject.encoded('train'), subject.encoded('test')
     columns = [targets(e.states, subject.angles) for e in (train, test)]
     # What is the same in all that was recorded, or never known, is no place to be rare in.
@@ -164,6 +167,10 @@ def _rare(subject: Subject) -> dict[str, Any] | None:
         size = np.linalg.norm(latents[:, -1], axis=-1)[fine]
         found['latent_norm'] = _split(size, away >= np.quantile(away, 1 - _RARE), episode[fine],
                                       subject)
+    if driven and set(subject.dataset.states) <= set(subject.make_world().state()):
+        log.info('  goals from rare starts')
+        found['goals_reached'] = drive_from_rare(subject, _RARE, lambda states: rarity(
+            np.stack([targets(states, subject.angles)[name] for name in names], 1), known[good]))
     return found
 
 
@@ -194,7 +201,7 @@ def show(page: Page, found: dict[str, Any]) -> None:
     if found['rare'] is None:
         page.text('Without state columns that vary nothing says which states are rare.', 'note')
         return
-    page.text('The tenth of the test states that is farthest from its tenth nearest training '
-              'state, beside the rest:')
+    page.text('The tenth of the test states, and of the starts of fresh tasks, that is farthest '
+              'from its tenth nearest training state, beside the rest:')
     page.table([(name.replace('_', ' '), *(text(pair[k]) for k in ('rare', 'others', 'ratio')))
                 for name, pair in found['rare'].items()], ('', 'rare', 'others', 'ratio'))

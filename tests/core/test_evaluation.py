@@ -156,12 +156,15 @@ def test_noise_and_delay_spoil_imagination_and_goals_are_reached_undisturbed(sub
     error = {name: row['open_loop']['one_block']['error']['value'] for name, row in rows.items()}
     assert error['none'] < error['action noise 50 %']
     assert error['none'] < error['delay 1 tick'] < error['delay 3 ticks']
-    assert set(found['rare']) == {'probe_nmse', 'one_block_error', 'latent_norm'}
+    assert set(found['rare']) == {'probe_nmse', 'one_block_error', 'latent_norm',
+                                  'goals_reached'}
+    assert found['rare']['goals_reached']['others']['episodes'] == 3
 
 
 def test_without_a_world_no_goals_are_driven_to(subject):
     found = robustness.measure(dataclasses.replace(subject, make_world=None))
     assert all('goals' not in row for row in found['disturbances'])
+    assert 'goals_reached' not in found['rare']
 
 
 def test_a_dataset_beside_itself_has_no_gap(subject, drives):
@@ -169,6 +172,8 @@ def test_a_dataset_beside_itself_has_no_gap(subject, drives):
     found = gap.measure(dataclasses.replace(subject, job=job))
     assert len(found['rows']) > 8
     assert all(row['ratio'] == pytest.approx(1) for row in found['rows'])
+    ahead = next(row for row in found['rows'] if row['name'] == 'latent error 1 blocks ahead')
+    assert ahead['low'] < 1 < ahead['high']
     assert gap.measure(subject)['other'] is None
 
 

@@ -12,8 +12,8 @@ import torch
 from tests.core.evaluation_toys import record_world, seeing
 
 from lewm_core.bench import objectives
-from lewm_core.evaluation import probes, robustness, straightness
-from lewm_core.evaluation.intervals import mean_of, share_of
+from lewm_core.evaluation import goals, probes, robustness, straightness
+from lewm_core.evaluation.intervals import Figure, mean_of, ratio_of, share_of
 from lewm_core.evaluation.kinds import Judged, confusion
 from lewm_core.evaluation.perturbations import InWorld
 from lewm_core.tails import wilson_interval
@@ -133,6 +133,41 @@ def test_what_was_told_rightly_is_counted_by_drives():
     right = confusion(rows)['right_by_kind']['shift']
     assert right['value'] == 0.5 and right['episodes'] == 4
     assert right['low'] < 0.1 and right['high'] > 0.9
+
+
+def test_how_well_what_stays_tells_shifts_from_jumps_has_an_interval_over_drives():
+    """The AUROC of the persistence stood alone, beside figures that all had theirs."""
+    lasting = np.array([0.0, 0.25, 0.5, 0.25, 0.0, 0.5])
+    rows = [Judged(name, name, [''] * 6, lasting + (name == 'shift') * 0.25, np.arange(6), 6)
+            for name in ('jump', 'shift')]
+    found = confusion(rows)['auroc']
+    assert found['episodes'] == 6 and 0.5 < found['low'] < found['value'] < found['high'] < 1
+    assert confusion([])['auroc']['value'] is None
+
+
+def test_the_interval_of_a_ratio_holds_it_as_often_as_it_says():
+    rng, known = np.random.default_rng(0), Figure(2.0, 2.0, 2.0, 9)
+    found = ratio_of(Figure(3.0, 1.0, 4.0, 5), known)
+    assert (found.value, found.low, found.high, found.episodes) == (1.5, 0.5, 2.0, 5)
+    held = []
+    for above, below in rng.binomial(50, (0.7, 0.9), (1000, 2)).tolist():
+        found = ratio_of(*(Figure(n / 50, *wilson_interval(n, 50), 50) for n in (above, below)))
+        held.append(found.low <= 0.7 / 0.9 <= found.high)
+    assert 0.93 < np.mean(held) < 0.98
+    for below in (Figure(0.0, 0.0, 0.1, 9), Figure(math.nan, math.nan, math.nan, 0)):
+        assert math.isnan(ratio_of(known, below).value)
+    for below in (Figure(1.0, -0.1, 2.1, 9), Figure(1.0, math.nan, math.nan, 1)):
+        assert math.isnan(ratio_of(known, below).low) and math.isnan(ratio_of(known, below).high)
+
+
+def test_goals_are_driven_to_from_the_rarest_starts_and_from_others(drives, tmp_path, monkeypatch):
+    driven, world = [], seeing(drives, tmp_path, goals=3)
+    monkeypatch.setattr(goals, '_reaches', lambda subject, world, agent, task, *_: (
+        driven.append(world.state()['x']), len(driven) < 4)[1])
+    found = goals.drive_from_rare(world, 0.1, lambda states: states['x'])
+    assert len(driven) == 6 and min(driven[:3]) > max(driven[3:])
+    assert found['rare']['value'] == 1 and found['others']['value'] == 0
+    assert found['ratio']['value'] is None
 
 
 def test_fresh_weights_have_the_moments_of_pictures(subject):
