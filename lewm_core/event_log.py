@@ -6,6 +6,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lewm_core import distributed
 from lewm_core.atomic import write_text
 from lewm_core.config import TrainConfig
@@ -23,8 +25,11 @@ class EventLog:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def log(self, row: dict[str, float]) -> None:
-        """Nothing; writes each number of `row` under its name at `row['step']`."""
+    def log(self, row: dict[str, Any]) -> None:
+        """Nothing; writes each figure of `row` under its name at `row['step']`.
+
+        A figure is a number, or several of them, which TensorBoard shows as a histogram.
+        """
 
 
 class _TensorBoard(EventLog):
@@ -36,9 +41,11 @@ class _TensorBoard(EventLog):
     def __exit__(self, *error: object) -> None:
         self._writer.close()
 
-    def log(self, row: dict[str, float]) -> None:
+    def log(self, row: dict[str, Any]) -> None:
         for name, value in row.items():
-            if name != 'step' and value is not None:
+            if isinstance(value, list):
+                self._writer.add_histogram(name, np.array(value), row['step'])
+            elif name != 'step' and value is not None:
                 self._writer.add_scalar(name, value, row['step'])
 
 
@@ -54,7 +61,7 @@ class _WandB(EventLog):
     def __exit__(self, kind: object = None, *error: object) -> None:
         self._run.finish(exit_code=0 if kind is None else 1)
 
-    def log(self, row: dict[str, float]) -> None:
+    def log(self, row: dict[str, Any]) -> None:
         values = {k: v for k, v in row.items() if k != 'step' and v is not None}
         self._run.log(values, step=row['step'])
 

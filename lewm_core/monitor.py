@@ -64,6 +64,12 @@ def latent_statistics(latents: np.ndarray) -> LatentStatistics:
                             values.shape[1], distance)
 
 
+def deviations(latents: np.ndarray) -> list[float]:
+    """The standard deviation of each dimension of `latents` (..., D), to four digits."""
+    values = np.asarray(latents, dtype=np.float64).reshape(-1, latents.shape[-1])
+    return [float(f'{std:.4g}') for std in values.std(axis=0)]
+
+
 def normal_distance(values: np.ndarray, directions: int = 64) -> float:
     """The mean 2-Wasserstein distance to N(0, 1) of `values` (N, D) projected on `directions`.
 

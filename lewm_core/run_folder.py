@@ -123,7 +123,7 @@ class RunFolder:
         with _writing(self.trainer), replacing(self.trainer) as partial:
             torch.save(state, partial)
 
-    def log(self, row: dict[str, float | int | None]) -> None:
+    def log(self, row: dict[str, Any]) -> None:
         """Nothing; appends one line to metrics.jsonl."""
         with _writing(self.metrics), self.metrics.open('a') as file:
             file.write(json.dumps({k: v for k, v in row.items() if v is not None}) + '\n')

@@ -249,3 +249,4 @@ def test_tensorboard_is_written_where_it_is_installed(recording, toy_model, tmp_
     events.Reload()
     assert [e.step for e in events.Scalars('loss')] == [2, 4, 6, 8, 10, 12]
     assert {'val_loss', 'latent_std_min', 'effective_rank', 'lr'} <= set(events.Tags()['scalars'])
+    assert 'latent_std' in events.Tags()['histograms']

@@ -126,6 +126,9 @@ def test_the_log_holds_what_a_reader_needs(learned):
             'effective_rank', 'normal_distance', 'gradient', 'lr', 'steps_per_s',
             'windows_per_s', 'seconds_left'}
     assert all(keys <= line.keys() for line in lines)
+    for line in lines:  # each dimension's: a dead one is seen by its number
+        assert len(line['latent_std']) == 8
+        assert min(line['latent_std']) == pytest.approx(line['latent_std_min'], rel=1e-3)
     assert [line['step'] for line in lines if 'val_loss' in line] == [100, 200, 300]
     assert [line['step'] for line in lines if 'val_skill' in line] == [100, 200, 300]
     config = json.loads((learned / 'config.json').read_text())
