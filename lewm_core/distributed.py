@@ -76,11 +76,16 @@ def joined(device: str) -> Iterator[str]:
         torch.cuda.set_device(local)
     dist.init_process_group('nccl' if cuda else 'gloo', timeout=_TIMEOUT)
     _words = dist.new_group(backend='gloo', timeout=_TIMEOUT) if cuda else None
+    ended = False
     try:
         yield f'cuda:{local}' if cuda else 'cpu'
+        ended = True
     finally:
         _words = None
-        dist.destroy_process_group()
+        # NCCL ends together: after an error this process would wait for the others, which wait
+        # for it in their step. Its exit code tells torchrun, which ends them.
+        if ended or not cuda:
+            dist.destroy_process_group()
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -128,25 +129,58 @@ train(Dataset.open(Path({str(recording.path)!r})), {model!r}, DataConfig(), {con
     assert logs[0][1]['sigreg'] == pytest.approx(logs[1][1]['sigreg'], rel=1e-3)
 
 
+@pytest.fixture
+def one_of_two(monkeypatch):
+    """Makes this process the second of two that torchrun started, on as many GPUs as asked for."""
+    def make(gpus):
+        for name, value in (('WORLD_SIZE', 2), ('LOCAL_WORLD_SIZE', 2), ('RANK', 1),
+                            ('LOCAL_RANK', 1), ('MASTER_ADDR', 'localhost')):
+            monkeypatch.setenv(name, str(value))
+        monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpus > 0)
+        monkeypatch.setattr(torch.cuda, 'device_count', lambda: gpus)
+    return make
+
+
 @pytest.mark.parametrize('device, gpus, words', [
     ('cuda', 0, 'it has 0 GPUs'), ('cuda', 1, '2 processes share this machine and it has 1 GPUs'),
     ('gpu', 2, "device='gpu' cannot be used"), ('cuda:0', 2, 'is one GPU')])
-def test_processes_that_have_no_gpu_each_are_told_so(device, gpus, words, monkeypatch):
+def test_processes_that_have_no_gpu_each_are_told_so(
+        device, gpus, words, one_of_two, monkeypatch):
     """Those beyond the last GPU had ended with a traceback, while the first ones waited for them.
     And a device that nobody knows was the CPU."""
     from lewm_core import distributed
 
     def none_there(*_, **__):
         raise RuntimeError('CUDA error: invalid device ordinal')
-    for name, value in (('WORLD_SIZE', 2), ('LOCAL_WORLD_SIZE', 2), ('RANK', 1), ('LOCAL_RANK', 1),
-                        ('MASTER_ADDR', 'localhost')):
-        monkeypatch.setenv(name, str(value))
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpus > 0)
-    monkeypatch.setattr(torch.cuda, 'device_count', lambda: gpus)
+    one_of_two(gpus)
     monkeypatch.setattr(torch.cuda, 'set_device', none_there)
     monkeypatch.setattr(torch.distributed, 'init_process_group', none_there)
     with pytest.raises(UserError, match=words), distributed.joined(device):
         pass
+
+
+@pytest.mark.parametrize('gpus, error, steps', [
+    (2, None, ['nccl', 'gloo', 'left']), (2, UserError, ['nccl', 'gloo']),
+    (2, KeyboardInterrupt, ['nccl', 'gloo']), (0, None, ['gloo', 'left']),
+    (0, UserError, ['gloo', 'left'])])
+def test_after_an_error_a_process_does_not_wait_for_the_others_to_leave_nccl_with_it(
+        gpus, error, steps, one_of_two, monkeypatch):
+    """They wait in a step for the one that failed, which NCCL made wait for them: its error, of
+    memory say, would have been read when the time limit of two hours had passed."""
+    from lewm_core import distributed
+    one_of_two(gpus)
+    seen = []
+    monkeypatch.setattr(torch.cuda, 'set_device', lambda device: None)
+    for name, noted in (('init_process_group', lambda backend, timeout: seen.append(backend)),
+                        ('new_group', lambda backend, timeout: seen.append(backend)),
+                        ('destroy_process_group', lambda: seen.append('left'))):
+        monkeypatch.setattr(torch.distributed, name, noted)
+    with pytest.raises(error) if error else contextlib.nullcontext():
+        with distributed.joined('auto') as device:
+            assert device == ('cuda:1' if gpus else 'cpu')
+            if error:
+                raise error
+    assert seen == steps and distributed._words is None
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(recording, toy_model, monkeypatch):
