@@ -69,7 +69,12 @@ def _steps(dataset: Dataset, job: BenchTrainJob, precision: str, compiled: bool 
         keep_freed_memory()
 
     def step() -> None:
-        trainer.step(trainer.done, trainer.batch(trainer.done)).total.item()
+        try:
+            trainer.step(trainer.done, trainer.batch(trainer.done)).total.item()
+        except torch.cuda.OutOfMemoryError:
+            raise UserError(f'a step of batch_size={job.batch_size} in {precision} needs more '
+                            'memory than the GPU has left; give fewer, or free what others use '
+                            'of it') from None
     return step
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import torch
+
 from lewm_core.bench.loader import _files
 from lewm_core.cli import main
 from lewm_core.config import ModelConfig
@@ -30,6 +32,18 @@ def test_the_training_bench_without_the_reference_library_says_so(tmp_path, monk
     made = json.loads((tmp_path / 'train.json').read_text())
     assert made['reference'] == 'ours, float32' and made['clips_per_s'] > 0
     assert made['device'] in ('cpu', 'cuda')  # and not what was asked for
+
+
+def test_a_step_that_the_gpu_has_no_room_for_is_one_sentence(tmp_path, monkeypatch, capsys):
+    """It was a traceback, and a batch for the GPU is the first thing to try there."""
+    def step(self, number, batch):
+        raise torch.cuda.OutOfMemoryError('Tried to allocate 20 GiB')
+    small = ModelConfig(encoder_depth=1, predictor_depth=1, patch_size=56, projector_hidden=32)
+    monkeypatch.setattr('lewm_core.bench.train.ModelConfig', lambda: small)
+    monkeypatch.setattr('lewm_core.trainer.Trainer.step', step)
+    assert main(['bench', 'train', 'batch_size=2', 'rounds=1', 'device=cpu',
+                 f'output={tmp_path}/train.json']) == 1
+    assert 'a step of batch_size=2 in bf16 needs more memory' in capsys.readouterr().err
 
 
 def test_an_interpreter_without_the_reference_library_is_one_sentence(tmp_path, capfd):
