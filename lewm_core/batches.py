@@ -6,6 +6,7 @@ pages. So two take turns: one is filled while the model works on the other.
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 
@@ -125,6 +126,10 @@ def _resident(dataset: Dataset, device: torch.device, where: str) -> Tensor | No
     shape = tuple(dataset.pixels.shape)
     size = int(np.prod(shape))
     if device.type == 'cuda':
+        # The frames of an earlier run of this process count as free: Python may still hold them in
+        # a circle, and PyTorch keeps what it freed.
+        gc.collect()
+        torch.cuda.empty_cache()
         room = int(_SHARE_OF_DEVICE * torch.cuda.mem_get_info(device)[0])
     else:
         room = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_AVPHYS_PAGES')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import weakref
 
 import h5py
 import numpy as np
@@ -89,6 +90,26 @@ def test_frames_that_do_not_fit_are_a_user_error(recording, monkeypatch):
     monkeypatch.setattr(os, 'sysconf', lambda name: 10)
     with pytest.raises(UserError, match='where 0.0 GB are to be had; use train.frames=mapped'):
         Batches(recording, 4, 3, CPU, 'resident')
+
+
+class Circle:
+    """What Python holds until it looks for such."""
+
+    def __init__(self):
+        self.itself = self
+
+
+def test_the_memory_of_an_earlier_run_of_the_process_is_room_for_frames(recording, monkeypatch):
+    """PyTorch keeps what it freed, and Python what it has not looked for: of the trials of `lewm
+    tune-lambda` the first had its frames on the GPU, and to the others there was no room."""
+    held, given_back, empty = weakref.ref(Circle()), [], torch.empty
+    monkeypatch.setattr(torch.cuda, 'empty_cache', lambda: given_back.append(held() is None))
+    monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda device: (
+        10**9 if given_back == [True] else 0, 10**9))
+    monkeypatch.setattr(torch, 'empty', lambda shape, dtype, device: empty(shape, dtype=dtype))
+    for where in ('resident', 'auto'):
+        given_back.clear()
+        assert Batches(recording, 4, 3, torch.device('cuda'), where).resident
 
 
 def test_training_takes_the_same_steps_wherever_the_frames_wait(record, toy_model, tmp_path):
