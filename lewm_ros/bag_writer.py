@@ -70,22 +70,30 @@ class BagWriter:
         try:
             self._writer.write(self._connections[topic], stamp_ns, raw)
         except OSError as error:
-            raise UserError(
-                f'{str(self.output)!r} cannot be written any further ({error.strerror}); make '
-                f'room and record again, or rescue what is in {str(self._folder)!r} with `mcap '
-                'recover`') from None
+            raise self._unwritable(error) from None
         self.counts[topic] += 1
 
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(
+            f'{str(self.output)!r} cannot be written any further ({error.strerror}); make room '
+            f'and record again, or rescue what is in {str(self._folder)!r} with `mcap recover`')
+
     def close(self) -> Path:
-        """The path of the finished bag, on disk; raises UserError when nothing was written."""
+        """The path of the finished bag, on disk.
+
+        Raises UserError when nothing was written, and when its end can't be, as on a full disk.
+        """
         if not sum(self.counts.values()):
             self.abort()
             raise UserError(f'nothing was recorded to {str(self.output)!r}: no message came on '
                             f'{sorted(self._connections) or "any topic"}; start the robot first, '
                             'and check the topic names')
-        self._writer.close()
-        for path in [*self._partial.iterdir(), self._partial]:
-            _flush(path)
+        try:
+            self._writer.close()
+            for path in [*self._partial.iterdir(), self._partial]:
+                _flush(path)
+        except OSError as error:
+            raise self._unwritable(error) from None
         if self.output.exists():
             # Renamed aside first: a directory can't replace another one in a single step.
             shutil.move(self.output, self._folder / 'replaced')

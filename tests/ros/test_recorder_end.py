@@ -55,3 +55,16 @@ def test_a_topic_that_is_named_twice_is_recorded_once(host, tmp_path):
     assert stop(host, driver).success
     with AnyReader([tmp_path / 'bag']) as bag:
         assert bag.topics['/odom'].msgcount == 3
+
+
+def test_a_disk_that_is_full_at_the_end_is_said_as_one_that_is_full_before(tmp_path, monkeypatch):
+    """A short recording meets the disk as it is finished: `~/stop` answered '[Errno 28] No space
+    left on device', without a word of which bag, and of what can be rescued.
+    """
+    bag = BagWriter(tmp_path / 'bag')
+    bag.add_topic('/episode', 'std_msgs/msg/Header')
+    bag.write('/episode', 1, bytes(1000))
+    monkeypatch.setattr(bag._writer.storage, 'bio', open('/dev/full', 'wb', buffering=0))
+    with pytest.raises(UserError, match=r"bag' .*No space left.*rescue what is in .*partial-"):
+        bag.close()
+    assert not (tmp_path / 'bag').exists()
