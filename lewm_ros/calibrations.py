@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from lewm_core.types import UserError
 
 def read_calibration(path: str) -> dict[str, Any] | None:
     """The calibration in the JSON file at `path`; None when there is no path or no file yet."""
-    file = Path(os.path.expanduser(path))
+    file = _where(path)
     if not path or not file.is_file():
         return None
     try:
@@ -26,23 +25,28 @@ def read_calibration(path: str) -> dict[str, Any] | None:
 def save_calibration(calibration: Any, path: str, checkpoint: str) -> str:
     """Where the calibration was written, in words: a JSON file, a checkpoint, both or neither.
 
-    Both are replaced whole or not at all. An empty string means that it isn't wanted there. Raises
-    UserError where `checkpoint` is by now another model than the one that was calibrated.
+    Both are replaced whole or not at all, where a link leads. An empty string means that it isn't
+    wanted there. Raises UserError where `checkpoint` is by now another model than the one that was
+    calibrated.
     """
     tree, where = calibration.to_dict(), ''
     if path:
-        atomic.write_text(os.path.expanduser(path), json.dumps(tree))
+        atomic.write_text(_where(path), json.dumps(tree))
         where += f'; written to {path}'
     if checkpoint:
         from lewm_core.checkpoint import update_metadata
-        file = os.path.expanduser(checkpoint)
-        _check_model(calibration, file)
-        update_metadata(file, calibration=tree)
+        _check_model(calibration, _where(checkpoint))
+        update_metadata(_where(checkpoint), calibration=tree)
         where += f'; written into {checkpoint}'
     return where
 
 
-def _check_model(calibration: Any, path: str) -> None:
+def _where(path: str) -> Path:
+    """The file that a path from the home folder or a link leads to."""
+    return Path(path).expanduser().resolve()
+
+
+def _check_model(calibration: Any, path: Path) -> None:
     """Nothing; raises UserError when the calibration is not of the model in the file."""
     from lewm_core.checkpoint import load_checkpoint
     from lewm_core.recalibration import taught
@@ -50,7 +54,7 @@ def _check_model(calibration: Any, path: str) -> None:
     try:
         taught(found.model, found.heads, calibration)
     except UserError:
-        raise UserError(f'checkpoint {path!r} has become another model than the one that was '
+        raise UserError(f'checkpoint {str(path)!r} has become another model than the one that was '
                         'calibrated, so nothing is written into it; clean the node up and '
                         'configure it to use that one') from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 import time
 
@@ -113,6 +114,18 @@ def test_a_calibration_that_cannot_be_written_is_said_to_be_in_force_all_the_sam
     assert host.wait_for(lambda: not rig.bench.flags[-1].data)
 
 
+def calibrated(checkpoint, drive=300):
+    """A monitor of the checkpoint, and its calibration on a short drive."""
+    from lewm_core.checkpoint import load_checkpoint
+    from lewm_core.config import SurpriseConfig
+    from lewm_core.surprise import SurpriseMonitor
+    monitor, rng = SurpriseMonitor(load_checkpoint(checkpoint)), np.random.default_rng(0)
+    for k in range(drive):
+        pixels = np.full((64, 64, 3), rng.integers(255), np.uint8)
+        monitor.update(Frame(k, pixels), np.zeros(2) if k else None)
+    return monitor.recalibrate(SurpriseConfig(promised_per_hour=900.0))
+
+
 def test_a_calibration_is_not_written_into_a_checkpoint_that_has_become_another_model(checkpoint):
     """Trained anew while the node watched, the file lost its own calibration to one of the former
     model, and no surprise node could be configured with it any more.
@@ -120,18 +133,26 @@ def test_a_calibration_is_not_written_into_a_checkpoint_that_has_become_another_
     import torch
 
     from lewm_core.checkpoint import load_checkpoint, save_checkpoint
-    from lewm_core.config import SurpriseConfig
-    from lewm_core.surprise import SurpriseMonitor
-    monitor, rng = SurpriseMonitor(load_checkpoint(checkpoint)), np.random.default_rng(0)
-    for k in range(300):
-        pixels = np.full((64, 64, 3), rng.integers(255), np.uint8)
-        monitor.update(Frame(k, pixels), np.zeros(2) if k else None)
-    calibration = monitor.recalibrate(SurpriseConfig(promised_per_hour=900.0))
-    trained = load_checkpoint(checkpoint)
+    calibration, trained = calibrated(checkpoint), load_checkpoint(checkpoint)
     with torch.no_grad():
         next(trained.model.parameters()).mul_(2)
-    kept = monitor.recalibrate(SurpriseConfig(promised_per_hour=600.0)).to_dict()
-    save_checkpoint(checkpoint, dataclasses.replace(trained, calibration=kept))
+    save_checkpoint(checkpoint, dataclasses.replace(trained, calibration=None))
     with pytest.raises(UserError, match='has become another model'):
         save_calibration(calibration, '', checkpoint)
-    assert load_checkpoint(checkpoint).calibration == kept
+    assert load_checkpoint(checkpoint).calibration is None
+
+
+def test_a_calibration_is_written_where_a_link_leads(checkpoint, tmp_path):
+    """A link such as `current.safetensors` became a copy of the model, which the next training no
+    longer reached, and the model itself was left without the calibration.
+    """
+    from lewm_core.checkpoint import read_metadata
+    file, links = tmp_path / 'calibration.json', (tmp_path / 'link.json', tmp_path / 'current')
+    file.write_text('{}')
+    for link, target in zip(links, (file, checkpoint)):
+        link.symlink_to(target)
+    calibration = calibrated(checkpoint)
+    where = save_calibration(calibration, *map(str, links))
+    assert all(link.is_symlink() and str(link) in where for link in links)
+    kept = json.loads(json.dumps(calibration.to_dict()))
+    assert json.loads(file.read_text()) == read_metadata(checkpoint)['calibration'] == kept
