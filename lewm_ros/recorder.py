@@ -19,6 +19,7 @@ from lewm_core.paths import load_robot
 from lewm_core.types import UserError
 from lewm_ros.bag_writer import BagWriter, bag_qos
 from lewm_ros.fields import message_class
+from lewm_ros.names import check_topic, check_topics
 from lewm_ros.node import BasicNode, run_node
 from lewm_ros.params import declare, declare_one, read, warn_unknown
 
@@ -90,12 +91,14 @@ class Recorder(BasicNode):
         if robot:
             spec = load_robot(robot)
             spec.require_topics()
+            check_topics(spec, states=True)
             named = {spec.camera.topic: spec.camera.type, spec.action.topic: spec.action.type,
                      **{s.topic: s.type for s in spec.state}}
             if spec.episode_topic is not None:
                 named[spec.episode_topic] = 'std_msgs/msg/Header'
         for topic in self.get_parameter('topics').value:
             if topic:
+                check_topic('one of topics', topic)
                 named.setdefault(topic, None)
         if not named:
             raise UserError('neither robot nor topics is given; give a robot spec, such as '

@@ -15,6 +15,7 @@ from lewm_core.robot import Camera, RobotSpec
 from lewm_core.types import UserError
 from lewm_ros import decode
 from lewm_ros.fields import check_fields, get_field, message_class, set_field, type_name
+from lewm_ros.names import check_topics
 
 # What `RobotSpec.fingerprint` leaves out: none of it changes a tensor.
 _FREE = {'topic', 'type', 'source_width', 'source_height', 'state', 'episode_topic'}
@@ -89,6 +90,7 @@ def check_types(spec: RobotSpec, sends: bool = False) -> tuple[type, type]:
 
     `sends`: commands within the limits will be sent, and must arrive as such.
     """
+    check_topics(spec)
     camera, action = message_class(spec.camera.type), message_class(spec.action.type)
     check_fields(action, spec)
     if sends:

@@ -9,6 +9,7 @@ from lewm_core.config_field import option
 from lewm_core.robot import RobotSpec
 from lewm_core.types import UserError
 from lewm_ros.fields import check_fields, check_paths, message_class
+from lewm_ros.names import check_topics
 
 MODES = ('drive', 'trials')
 POLICIES = ('explore', 'random', 'hold', 'line', 'external')
@@ -73,6 +74,7 @@ class SimConfig:
 def validate(config: SimConfig, spec: RobotSpec) -> None:
     """Nothing; raises UserError when the settings contradict the spec or one another."""
     check(config)
+    check_topics(spec, states=True)
     action = message_class(spec.action.type)
     check_fields(action, spec)
     for state in spec.state:
