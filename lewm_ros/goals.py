@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
@@ -27,16 +28,18 @@ class GoalTopic:
 
     A latched goal needs a transient-local subscription, which no volatile publisher matches; a
     reliable one loses no part of a large image, but no best-effort publisher matches it. So there
-    are three, and a publisher that meets several is heard once.
+    are three, and a publisher that meets several is heard once. That it doesn't meet them all is
+    nothing to warn about.
     """
 
     def __init__(self, node: Node, topic: str, on_goal: Callable[[Image], None]) -> None:
         self._node, self._on_goal = node, on_goal
         self._heard: deque[tuple[Any, ...]] = deque(maxlen=8)
         reliable, volatile = ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE
+        silent = SubscriptionEventCallbacks(incompatible_qos=lambda event: None)
         self._subscriptions = [
             node.create_subscription(Image, topic, self._hear, QoSProfile(
-                depth=1, reliability=reliability, durability=durability))
+                depth=1, reliability=reliability, durability=durability), event_callbacks=silent)
             for reliability, durability in (
                 (reliable, DurabilityPolicy.TRANSIENT_LOCAL), (reliable, volatile),
                 (ReliabilityPolicy.BEST_EFFORT, volatile))]

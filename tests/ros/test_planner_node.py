@@ -77,6 +77,14 @@ def test_a_goal_is_heard_once_from_latched_volatile_and_best_effort_publishers(h
     assert agent.goals == [3, 4] and len(rig.robot.accepted) == 2
 
 
+def test_a_goal_that_is_heard_is_not_warned_about(host, agent, capfd):
+    """It said "No messages will be received from it", for one of its three subscriptions, of each
+    publisher of goals that was not latched: and took the goal."""
+    rig = Rig(host, agent, goal_qos=QoSProfile(depth=1)).goal(3)
+    rig.frame()
+    assert agent.goals == [3] and 'No messages will be received' not in capfd.readouterr().err
+
+
 def test_a_goal_latched_before_the_planner_came_is_taken(host, agent):
     robot = host.add(ToyRobot)
     host.call(lambda: robot.goal.publish(image(START, 8)))
