@@ -127,9 +127,12 @@ class Recorder(BasicNode):
             offered = self.get_publishers_info_by_topic(topic.name)
             if offered and self._fits(topic, {info.topic_type for info in offered}):
                 profiles = [info.qos_profile for info in offered]
-                self._subscribe(topic, (
-                    all(p.reliability == ReliabilityPolicy.RELIABLE for p in profiles),
-                    all(p.durability == DurabilityPolicy.TRANSIENT_LOCAL for p in profiles)))
+                qos = (all(p.reliability == ReliabilityPolicy.RELIABLE for p in profiles),
+                       all(p.durability == DurabilityPolicy.TRANSIENT_LOCAL for p in profiles))
+                try:
+                    self._subscribe(topic, qos)
+                except UserError as error:  # a type that is not installed
+                    self._give_up(str(error))
         if not self._announced and all(t.matched for t in self._topics):
             self._announced = True
             self.get_logger().info(f'recording {[t.name for t in self._topics]} to '
@@ -142,11 +145,15 @@ class Recorder(BasicNode):
             return True
         sentence = (f'topic {topic.name!r} is published as {sorted(types)}, but {topic.type} is '
                     'expected; correct the robot spec or the publisher')
+        self._give_up(sentence)
+        return False
+
+    def _give_up(self, sentence: str) -> None:
+        """Nothing; says why a topic is not recorded. Raises UserError where none is yet."""
         if not sum(self.counts.values()):
             raise UserError(sentence)
         # What is recorded already is worth more than a quick end.
         self.get_logger().error(sentence, once=True)
-        return False
 
     def _subscribe(self, topic: _Topic, qos: tuple[bool, bool]) -> None:
         if topic.qos == qos:

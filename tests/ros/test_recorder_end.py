@@ -7,8 +7,10 @@ import threading
 import pytest
 from ros_toys import image
 from rosbags.highlevel import AnyReader
+from std_msgs.msg import Bool
 from test_recorder import START, TICK, Driver, recorder, stop
 
+import lewm_ros.recorder
 from lewm_core.types import UserError
 from lewm_ros.bag_writer import BagWriter
 
@@ -68,3 +70,25 @@ def test_a_disk_that_is_full_at_the_end_is_said_as_one_that_is_full_before(tmp_p
     with pytest.raises(UserError, match=r"bag' .*No space left.*rescue what is in .*partial-"):
         bag.close()
     assert not (tmp_path / 'bag').exists()
+
+
+def test_a_late_topic_of_a_type_that_is_not_installed_does_not_end_a_recording(
+        host, tmp_path, monkeypatch):
+    """One that was there from the start should: nothing is lost by it. But a drive ended in the
+    middle when such a publisher came."""
+    def message_class(type):
+        if type == 'std_msgs/msg/Bool':
+            raise UserError('message type is not installed; install its package')
+        return installed(type)
+
+    installed = lewm_ros.recorder.message_class
+    monkeypatch.setattr(lewm_ros.recorder, 'message_class', message_class)
+    node, driver = recorder(host, tmp_path, robot='', topics=['/odom', '/late']), host.add(Driver)
+    odom = driver.out['/odom']
+    assert host.wait_for(odom.get_subscription_count)
+    host.call(lambda: odom.publish(odom.msg_type()))
+    assert host.wait_for(lambda: driver.counts.get('/odom') == 1)
+    host.call(lambda: driver.create_publisher(Bool, '/late', 10))
+    assert host.wait_for(lambda: node._topics[1].type == 'std_msgs/msg/Bool')
+    host.call(lambda: odom.publish(odom.msg_type()))
+    assert host.wait_for(lambda: driver.counts['/odom'] == 2) and stop(host, driver).success
