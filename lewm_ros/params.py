@@ -20,25 +20,29 @@ _KINDS = {bool: Parameter.Type.BOOL, int: Parameter.Type.INTEGER, float: Paramet
 _FAR = {int: 2**63 - 1, float: 1.7976931348623157e308}
 
 
-def declare(node: Node, config: type, prefix: str = '') -> None:
+def declare(node: Node, config: type, prefix: str = '', fixed: bool = False) -> None:
     """Nothing; declares a parameter for each scalar field of the dataclass `config`.
 
-    The name is `prefix` + '.' + the field's, the default and the range are the field's. Raises
-    UserError when the value given on the command line or in a file doesn't fit.
+    The name is `prefix` + '.' + the field's, the default and the range are the field's. `fixed`:
+    they are read once, at the start, and can't change. Raises UserError when the value given on
+    the command line or in a file doesn't fit.
     """
     for f in dataclasses.fields(config):
         name = f'{prefix}.{f.name}' if prefix else f.name
         default = getattr(config(), f.name)
-        _declare(node, name, default, descriptor(f, type(default)), _expected(f, default))
+        described = descriptor(f, type(default))
+        described.read_only = fixed
+        _declare(node, name, default, described, _expected(f, default))
 
 
 def declare_one(node: Node, name: str, default: bool | str | list[str], help: str) -> Any:
     """The value of a parameter that stands beside those of a config: a switch, text or texts.
 
-    Raises UserError when the value given doesn't fit.
+    It is for the start and can't change. Raises UserError when the value given doesn't fit.
     """
     expected = {bool: 'true or false', str: 'a text', list: 'a list of texts'}[type(default)]
-    return _declare(node, name, default, ParameterDescriptor(description=help), expected)
+    described = ParameterDescriptor(description=help, read_only=True)
+    return _declare(node, name, default, described, expected)
 
 
 def _declare(node: Node, name: str, default: Any, described: ParameterDescriptor,

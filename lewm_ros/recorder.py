@@ -65,7 +65,7 @@ class Recorder(BasicNode):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__('recorder', **kwargs)
-        declare(self, RecorderConfig)
+        declare(self, RecorderConfig, fixed=True)
         declare_one(self, 'topics', [''], "topics to record beside or instead of the robot's")
         warn_unknown(self)
         config = read(self, RecorderConfig)

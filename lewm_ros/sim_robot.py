@@ -41,7 +41,7 @@ class SimRobot(BasicNode):
 
     def __init__(self, world: Any = None, **kwargs: Any) -> None:
         super().__init__('sim_robot', **kwargs)
-        declare(self, SimConfig)
+        declare(self, SimConfig, fixed=True)
         warn_unknown(self)
         self.config: SimConfig = read(self, SimConfig)
         if not self.config.robot:

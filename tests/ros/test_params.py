@@ -128,6 +128,16 @@ def test_a_parameter_beside_a_config_is_described_and_checked_too(host):
         host.add(ToyNode, parameters={'autostart': 3})
 
 
+def test_what_only_counts_at_the_start_cannot_be_set_later(host, tmp_path):
+    """`ros2 param set /recorder overwrite true` was "successful", and nothing came of it."""
+    recorder = host.add(Recorder, parameters={'output': str(tmp_path / 'b'), 'topics': ['/x']})
+    toy = host.add(ToyNode, **_quiet())
+    for node, name in ((recorder, 'compress'), (toy, 'autostart')):
+        result = host.call(lambda: node.set_parameters([Parameter(name, value=True)]))[0]
+        assert not result.successful and 'read-only' in result.reason
+        assert node.describe_parameter(name).read_only
+
+
 def test_a_path_may_begin_with_the_home_folder(host, tmp_path, monkeypatch):
     """A shell leaves the ~ in output:=~/drive alone: a robot spec was found by such a path, and
     the recording went into a folder named ~, of which `rm -r` is a bad end."""
