@@ -77,7 +77,8 @@ class BenchPlannerJob:
     rounds: int = option('plans of each planner, in turn', 5, 1, 10_000)
     batch: int = option('problems planned at once', 1, 1, 10_000)
     checkpoint: Path | None = option('for success and small: a trained model', None)
-    world: str = option('for success: two_room, two_room_far or push', 'two_room')
+    world: str = option('for success and small: two_room, two_room_far, push or pusht; empty: the '
+                        'one called as the robot', '')
     problems: int = option('for success: how many', 100, 1, 10**6)
     budgets: tuple[str, ...] = option('for success: SOLVER:SAMPLESxITERATIONS[:KNOTS][+proposal]; '
                                       'none: each solver at a hundredth of the reference and CEM '

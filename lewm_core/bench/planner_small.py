@@ -14,6 +14,7 @@ from lewm_core.agent import Agent
 from lewm_core.bench.common import alternate, peak_mb, ratio, reset_peak
 from lewm_core.bench.kernels import kernel_share
 from lewm_core.bench.planner_speed import perturbed
+from lewm_core.bench.planner_success import world_of
 from lewm_core.checkpoint import Checkpoint, load_checkpoint
 from lewm_core.config import PlannerConfig
 from lewm_core.envs import make_world
@@ -36,6 +37,7 @@ def small(job: BenchPlannerJob) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     if job.checkpoint is None:
         raise UserError('the table small needs a trained model; give checkpoint=PATH')
     checkpoint = load_checkpoint(job.checkpoint, job.device)
+    job = dataclasses.replace(job, world=world_of(job.world, checkpoint))
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

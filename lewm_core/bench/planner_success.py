@@ -19,7 +19,7 @@ from lewm_core.bench.common import peak_mb, reset_peak
 from lewm_core.bench.trials import RADII, run_trials
 from lewm_core.checkpoint import Checkpoint, load_checkpoint
 from lewm_core.config import PlannerConfig, checked
-from lewm_core.envs import make_world
+from lewm_core.envs import WORLDS, make_world
 from lewm_core.jobs import BenchPlannerJob
 from lewm_core.planner import check_search, distance_cost
 from lewm_core.solvers.common import Solution
@@ -32,6 +32,7 @@ REFERENCE = 300 * 30
 # Twice the median distance that the demo's training drive covers in 25 ticks: 0.33 m. As the way
 # leads, through the door's middle.
 FAR_M = 0.66
+_FAR = 'two_room_far'
 _DOOR = np.array([0.5, 0.5])
 _BUDGET = re.compile(r'(\w+):(\d+)x(\d+)(?::(\d+))?(\+proposal)?')
 
@@ -50,6 +51,7 @@ def success(job: BenchPlannerJob) -> tuple[list[dict[str, Any]], dict[str, Any]]
     if job.checkpoint is None:
         raise UserError('the table of success needs a trained model; give checkpoint=PATH')
     checkpoint = load_checkpoint(job.checkpoint, job.device)
+    job = dataclasses.replace(job, world=world_of(job.world, checkpoint))
     device, rows, driven = torch.device(job.device), [], []
     for text, config in _asked(job, checkpoint):
         reset_peak(device)
@@ -69,6 +71,21 @@ def success(job: BenchPlannerJob) -> tuple[list[dict[str, Any]], dict[str, Any]]
             'peak_mb': peak_mb(device)})
         print(f'{text}: {reached} of {job.problems}', file=sys.stderr)
     return rows, _compare(rows, driven, job.seed)
+
+
+def world_of(asked: str, checkpoint: Checkpoint) -> str:
+    """The world that is `asked` for, or the one called as the checkpoint's robot.
+
+    Raises UserError where there is none, or where the robot is another world's.
+    """
+    robot, known = checkpoint.spec.name, (*WORLDS, _FAR)
+    name = asked or robot
+    if name not in known:
+        raise UserError(f'world={name!r} is not known; choose one of {sorted(known)}')
+    if robot in WORLDS and name.removesuffix('_far') != robot:
+        raise UserError(f'world={name!r} is not that of the checkpoint, whose robot is of '
+                        f'{robot!r}; leave world out, or give a checkpoint of that world')
+    return name
 
 
 def _asked(job: BenchPlannerJob, checkpoint: Checkpoint) -> list[tuple[str, PlannerConfig]]:
@@ -110,7 +127,7 @@ def parse_budget(text: str, planner: PlannerConfig, seed: int) -> PlannerConfig:
 
 def problems(job: BenchPlannerJob, checkpoint: Checkpoint) -> tuple[list[Any], list[Any]]:
     """The worlds, each at its start, and their tasks: those of `lewm demo` with the same seed."""
-    name = job.world.removesuffix('_far')
+    name, far = job.world.removesuffix('_far'), job.world == _FAR
     worlds, tasks = [], []
     for index in range(job.problems):
         world = make_world(name, checkpoint.model.config.image_size)
@@ -118,8 +135,7 @@ def problems(job: BenchPlannerJob, checkpoint: Checkpoint) -> tuple[list[Any], l
         while True:
             task = world.sample_task(rng)
             world.reset_to(task)
-            if not world.reached(task.goal, RADII) and not (
-                    job.world.endswith('_far') and _way(task) < FAR_M):
+            if not world.reached(task.goal, RADII) and not (far and _way(task) < FAR_M):
                 break
         worlds.append(world)
         tasks.append(task)

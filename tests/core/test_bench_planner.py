@@ -210,6 +210,20 @@ def test_a_plan_is_timed_as_the_checkpoint_plans(model, tmp_path):
     assert summary['demo_plan_ms_p95'] == rows[0]['plan_ms_p95']
 
 
+def test_goals_are_in_the_world_of_the_checkpoints_robot(model):
+    """Without `world` a model of push was driven in two rooms, and a third of the goals reached;
+    `push_far` were goals far through a door that push has not."""
+    push = Checkpoint(model, dataclasses.replace(model.spec, name='push'))
+    mine = Checkpoint(model, dataclasses.replace(model.spec, name='my_robot'))
+    assert planner_success.world_of('', push) == 'push'
+    assert planner_success.world_of('two_room_far', mine) == 'two_room_far'
+    for asked, checkpoint, words in (('two_room', push, "robot is of 'push'"),
+                                     ('push_far', push, 'is not known'),
+                                     ('', mine, "world='my_robot' is not known")):
+        with pytest.raises(UserError, match=words):
+            planner_success.world_of(asked, checkpoint)
+
+
 def test_a_proposal_that_the_checkpoint_lacks_is_refused(model, tmp_path):
     path = tmp_path / 'model.safetensors'
     save_checkpoint(path, Checkpoint(model, model.spec, planner=SEARCH))
