@@ -28,7 +28,8 @@ def compare_delays(checkpoint: Checkpoint, planner: PlannerConfig, goals: int, s
     since: what a late plan is without the prediction. Reached: within two robot radii at any of
     60 ticks.
     """
-    world, rng = make_world(checkpoint.spec.name), np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
+    world = make_world(checkpoint.spec.name, checkpoint.model.config.image_size)
     agent = Agent(checkpoint, planner)
     reached: dict[str, list[bool]] = {mode: [] for mode in MODES}
     for done in range(goals):

@@ -34,7 +34,8 @@ def measure_arrival(checkpoint: Checkpoint, planner: PlannerConfig, goals: int, 
     None where the checkpoint has no tolerance. Every goal is driven to for 80 ticks, the same in
     both. Truth is two robot radii, as in `lewm demo`.
     """
-    world, rng = make_world(checkpoint.spec.name), np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
+    world = make_world(checkpoint.spec.name, checkpoint.model.config.image_size)
     agents = {rest: Agent(checkpoint, planner, rest=rest) for rest in (False, True)}
     if agents[True].arrival.tolerance is None:
         return None

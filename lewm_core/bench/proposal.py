@@ -70,7 +70,7 @@ def run(job: BenchProposalJob, overrides: list[str]) -> int:
                                     'plans': 0, 'seconds': 0.0})
         for first in range(len(row['ticks']), count, _CHUNK):
             worlds, tasks = problems(name, range(first, min(first + _CHUNK, count)), 2 * reach,
-                                     job.seed)
+                                     job.seed, checkpoint.model.config.image_size)
             found = run_trials(Agent(checkpoint, planner), worlds, tasks, ticks=job.ticks,
                                seed=job.seed + first)
             row['ticks'] += found.ticks.tolist()
@@ -86,12 +86,15 @@ def run(job: BenchProposalJob, overrides: list[str]) -> int:
     return 0
 
 
-def problems(name: str, indices: range, least_m: float, seed: int
+def problems(name: str, indices: range, least_m: float, seed: int, pixels: int = 64
              ) -> tuple[list[Any], list[Task]]:
-    """A world and a task for each index, its way at least `least_m` long; the same for all."""
+    """A world and a task for each index, its way at least `least_m` long; the same for all.
+
+    The worlds' pictures are `pixels` square.
+    """
     worlds, tasks = [], []
     for index in indices:
-        world, rng = make_world(name), np.random.default_rng([seed, index])
+        world, rng = make_world(name, pixels), np.random.default_rng([seed, index])
         while True:
             task = world.sample_task(rng)
             start = np.array([[task.start['x'], task.start['y']]])

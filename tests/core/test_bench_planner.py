@@ -11,11 +11,14 @@ import torch
 
 from lewm_core.agent import Agent
 from lewm_core.bench import common, planner_small, planner_success
+from lewm_core.bench.ahead import compare_delays
+from lewm_core.bench.arrival import measure_arrival
 from lewm_core.bench.planner import run_planner
 from lewm_core.bench.planner_small import PatchDynamics, small
 from lewm_core.bench.planner_speed import median_interval, perturbed
 from lewm_core.bench.planner_success import (
     REFERENCE, budgets, drive, parse_budget, problems)
+from lewm_core.bench.proposal import problems as far_problems
 from lewm_core.bench.trials import run_trials
 from lewm_core.checkpoint import Checkpoint, save_checkpoint
 from lewm_core.config import ModelConfig, PlannerConfig
@@ -222,6 +225,17 @@ def test_goals_are_in_the_world_of_the_checkpoints_robot(model):
                                      ('', mine, "world='my_robot' is not known")):
         with pytest.raises(UserError, match=words):
             planner_success.world_of(asked, checkpoint)
+
+
+def test_a_model_of_other_pictures_than_the_demos_is_driven_with_its_own(model):
+    """`bench node` and `bench proposal` drew worlds of 64 pixels, whatever the model sees, and
+    refused every other model as if its user had given the wrong picture."""
+    metrics = {'goal_tolerance': {'tolerance': 1.0}}
+    checkpoint = Checkpoint(model, model.spec, planner=SEARCH, metrics=metrics)
+    assert all(len(found) == 1 for found in compare_delays(checkpoint, SEARCH, 1, 0).values())
+    assert measure_arrival(checkpoint, SEARCH, 1, 0)['keep']
+    worlds, tasks = far_problems('two_room', range(1), 0.5, 0, 28)
+    assert worlds[0].goal_image(tasks[0]).shape == (28, 28, 3)
 
 
 def test_a_proposal_that_the_checkpoint_lacks_is_refused(model, tmp_path):
