@@ -106,8 +106,8 @@ def share_of(hits: np.ndarray, groups: np.ndarray, resamples: int, seed: int) ->
 def ratio_of(above: Figure, below: Figure) -> Figure:
     """The ratio of two figures measured apart, its interval made of theirs.
 
-    NaN where it is not known, as at an end where the lower figure may be 0. Source: Donner & Zou,
-    Closed-form confidence intervals for functions of the normal mean and standard deviation,
+    Both ends are NaN where one is not known, as where the figure below may be 0. Source: Donner &
+    Zou, Closed-form confidence intervals for functions of the normal mean and standard deviation,
     2012 (MOVER).
     """
     a, b, ends = above, below, []
@@ -119,6 +119,7 @@ def ratio_of(above: Figure, below: Figure) -> Figure:
         root = both ** 2 - end * (2 * a.value - end) * scale
         known = b.low > 0 and a.low >= 0 and scale > 0 and root >= 0  # false of NaN
         ends.append((both + sign * math.sqrt(root)) / scale if known else math.nan)
+    ends = [math.nan] * 2 if any(map(math.isnan, ends)) else ends
     return Figure(a.value / b.value, *ends, min(a.episodes, b.episodes))
 
 

@@ -156,8 +156,9 @@ def test_the_interval_of_a_ratio_holds_it_as_often_as_it_says():
     assert 0.93 < np.mean(held) < 0.98
     for below in (Figure(0.0, 0.0, 0.1, 9), Figure(math.nan, math.nan, math.nan, 0)):
         assert math.isnan(ratio_of(known, below).value)
-    for below in (Figure(1.0, -0.1, 2.1, 9), Figure(1.0, math.nan, math.nan, 1)):
+    for below in (Figure(1.0, 0.5, 2.1, 9), Figure(1.0, math.nan, math.nan, 1)):
         assert math.isnan(ratio_of(known, below).low) and math.isnan(ratio_of(known, below).high)
+        assert str(ratio_of(known, below)) == '2.000'
 
 
 def test_goals_are_driven_to_from_the_rarest_starts_and_from_others(drives, tmp_path, monkeypatch):
