@@ -23,7 +23,7 @@ from lewm_core.config import check
 from lewm_core.jobs import (JOBS, BagsJob, ConvertJob, DemoJob, EvaluateJob, TrainJob)
 from lewm_core.options import (Option, as_overrides, groups, hints, item_type, options, schema,
                                shown)
-from lewm_core.paths import config_dir, robot_path
+from lewm_core.paths import at_home, config_dir, robot_path
 from lewm_core.plain import bare
 from lewm_core.robot import RobotSpec
 from lewm_core.types import UserError
@@ -211,7 +211,7 @@ def _checked(cls: type, tree: dict[str, Any], prefix: str = '') -> Any:
 
 
 def _cast(kind: type, value: Any) -> Any:
-    return Path(value).expanduser() if kind is Path else kind(value)
+    return at_home(value) if kind is Path else kind(value)
 
 
 def _wording(kind: Any) -> str:

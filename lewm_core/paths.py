@@ -29,12 +29,24 @@ def config_dir() -> Path:
                     'package again, or run from a checkout')
 
 
+def at_home(path: str | Path) -> Path:
+    """The path, where it begins with ~ in the home folder that this means.
+
+    Raises UserError where it means nobody's.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # pathlib's
+        raise UserError(f'path {str(path)!r} begins with ~ and a user who is not known here; '
+                        'write ~/… for your own folder, or the whole path') from None
+
+
 def robot_path(robot: str | Path) -> Path:
     """The YAML file of `robot`: a path that exists, else a name in `config/robot`.
 
     Raises UserError naming the robots that are known by name.
     """
-    path = Path(robot).expanduser()
+    path = at_home(robot)
     if path.is_file():
         return path
     folder = config_dir() / 'robot'

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lewm_core import atomic
+from lewm_core.paths import at_home
 from lewm_core.types import UserError
 
 
@@ -43,7 +44,7 @@ def save_calibration(calibration: Any, path: str, checkpoint: str) -> str:
 
 def _where(path: str) -> Path:
     """The file that a path from the home folder or a link leads to."""
-    return Path(path).expanduser().resolve()
+    return at_home(path).resolve()
 
 
 def _check_model(calibration: Any, path: Path) -> None:

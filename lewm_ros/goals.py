@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Bool, Header
 
 from lewm_core.images import prepare
+from lewm_core.paths import at_home
 from lewm_core.robot import Camera
 from lewm_core.types import Plan, UserError
 from lewm_ros.decode import decode
@@ -116,7 +115,7 @@ def read_goal(path: str, camera: Camera) -> np.ndarray:
 
     Raises UserError when there is none, or of another size than the camera's.
     """
-    file = Path(os.path.expanduser(path))
+    file = at_home(path)
     if not file.is_file():
         raise UserError(f'goal={path!r} is not a file; give the path of a PNG or JPEG image')
     try:  # as the camera's own: what is cut off is refused, and no EXIF turns it

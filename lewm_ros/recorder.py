@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ from rclpy.subscription import Subscription
 from std_srvs.srv import Trigger
 
 from lewm_core.config_field import option
-from lewm_core.paths import load_robot
+from lewm_core.paths import at_home, load_robot
 from lewm_core.types import UserError
 from lewm_ros.bag_writer import BagWriter, bag_qos
 from lewm_ros.fields import message_class
@@ -74,7 +73,7 @@ class Recorder(BasicNode):
         if not config.output:
             raise UserError('parameter output is empty; give the directory of the bag to write, '
                             'such as -p output:=bags/drive_1')
-        self._bag = BagWriter(os.path.expanduser(config.output), config.overwrite, config.compress)
+        self._bag = BagWriter(at_home(config.output), config.overwrite, config.compress)
         for path in self._bag.leftovers():
             size = sum(p.stat().st_size for p in path.rglob('*') if p.is_file())
             self.get_logger().warning(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from typing import Any
 
 import numpy as np
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message, serialize_message
 
-from lewm_core.paths import load_robot
+from lewm_core.paths import at_home, load_robot
 from lewm_core.robot import Camera, RobotSpec
 from lewm_core.types import UserError
 from lewm_ros import decode
@@ -41,7 +40,7 @@ def load(path: str, device: str, threads: int = 0) -> tuple[Any, Any]:
     found = resolve_device(device)
     if found.type == 'cpu':
         keep_freed_memory()
-    return load_checkpoint(os.path.expanduser(path), found), found
+    return load_checkpoint(at_home(path), found), found
 
 
 def serving_spec(trained: RobotSpec, robot: str) -> RobotSpec:

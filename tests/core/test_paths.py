@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lewm_core import paths
+from lewm_core.compose import compose
 from lewm_core.types import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,6 +92,15 @@ def test_an_unknown_robot_is_named_with_those_that_are_known(name):
     with pytest.raises(UserError, match='two_room') as caught:
         paths.robot_path(name)
     assert repr(name) in str(caught.value)
+
+
+def test_the_home_folder_of_nobody_is_one_sentence():
+    """A ~ without its slash was a traceback of pathlib, for every path of a command."""
+    for ask in (lambda: paths.robot_path('~no such user/robot.yaml'),
+                lambda: compose('convert', ['bags=~nosuchuser/bag', 'robot=two_room',
+                                            'output=out.h5'])):
+        with pytest.raises(UserError, match='~no ?such ?user/.* a user who is not known'):
+            ask()
 
 
 @pytest.mark.parametrize('path', sorted((ROOT / 'config' / 'robot').glob('*.yaml')),
