@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from rclpy.event_handler import SubscriptionEventCallbacks
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
@@ -84,15 +85,28 @@ class SurpriseNode(ManagedNode):
     def _listen(self, camera: type, action: type) -> None:
         spec, params = self._spec, self._params
         qos = camera_qos(params.reliable_camera, params.queue_depth)
-        deep = camera_qos(True, params.queue_depth)
         add = self.create_subscription
-        self._made = [add(camera, spec.camera.topic, self._on_image, qos),
-                      add(action, spec.action.topic, self._on_command, deep)]
+        self._made = [add(camera, spec.camera.topic, self._on_image, qos)]
         if spec.episode_topic is not None:
-            self._made.append(add(Header, spec.episode_topic, self._on_marker, deep))
+            self._made.append(add(Header, spec.episode_topic, self._on_marker,
+                                  camera_qos(True, params.queue_depth)))
+        self._unheard = False
+        self._hear_commands(action, True)
         self._recalibrating = Recalibrating(self, self._monitor, self._save, self._topics.calm)
         self._clear = self.create_service(Trigger, '~/clear_scores', self._on_clear_scores)
         self._poll = self.steady_timer(min(0.1, max(0.02, params.grace_s / 5)), self._on_poll)
+
+    def _hear_commands(self, action: type, reliable: bool) -> None:
+        """Nothing; subscribes to the commands, best effort where one of their publishers is."""
+        self._action_class = action
+        self._commands = self.create_subscription(
+            action, self._spec.action.topic, self._on_command,
+            camera_qos(reliable, self._params.queue_depth), event_callbacks=(
+                SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible)))
+        self._made.append(self._commands)
+
+    def _on_incompatible(self, _: Any) -> None:
+        self._unheard = True  # no subscription can be replaced within its own event
 
     def activate(self) -> None:
         """Nothing; watches from the next frame on, with no history."""
@@ -171,6 +185,13 @@ class SurpriseNode(ManagedNode):
         return stamp
 
     def _on_poll(self) -> None:
+        if self._unheard:
+            self._unheard = False
+            self._made.remove(self._commands)
+            self.destroy_subscription(self._commands)
+            self._hear_commands(self._action_class, False)
+            self.get_logger().warning(f'the commands on {self._commands.topic_name!r} come best '
+                                      'effort: they are heard so, and some may be lost')
         if self._builder is not None:
             self._watch(self._builder.poll(time.monotonic_ns()))
         self._recalibrating.poll()

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from geometry_msgs.msg import TwistStamped
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.node import Node
+from rclpy.qos import qos_profile_sensor_data
 from ros_toys import image
 from std_msgs.msg import Float64MultiArray
 from surprise_rig import START, TICK, Bench, Rig, ToyMonitor
@@ -41,3 +45,20 @@ def test_a_command_that_is_too_short_is_left_out_and_said(host, two_room):
                        numbers.publish(Float64MultiArray(data=[0.1, 0.2]))))
     assert host.wait_for(lambda: node._count['commands'])
     assert node._count['commands_refused'] == 1 and host.error is None
+
+
+def test_a_driver_that_sends_best_effort_is_heard(host, monitor):
+    """It was not, so that the robot was taken to stand still while it drove, and that was an
+    alarm; the recorder of the drives that the model learned from had heard such a driver."""
+    node = host.add(SurpriseNode, monitor=monitor)
+    driver = host.add(Node, node_name='driver')
+    commands = host.call(lambda: driver.create_publisher(TwistStamped, 'cmd_vel',
+                                                         qos_profile_sensor_data))
+    assert host.wait_for(commands.get_subscription_count)
+    message = TwistStamped()
+    message.header.stamp.sec = 1
+    host.call(lambda: commands.publish(message))
+    assert host.wait_for(lambda: node._count['commands'] == 1)
+    host.call(node.trigger_deactivate)
+    assert host.call(node.trigger_cleanup) is TransitionCallbackReturn.SUCCESS
+    assert host.wait_for(lambda: not commands.get_subscription_count())
