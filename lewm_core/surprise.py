@@ -66,7 +66,7 @@ class SurpriseMonitor:
         self.block_s = self.frameskip * self.spec.tick_s
         self._alarm: Alarm | None = None
         self.latency_s = float('nan')
-        self._model, self._device = checkpoint.model.to(device).eval(), torch.device(device)
+        self._model, self.device = checkpoint.model.to(device).eval(), torch.device(device)
         self._history = self._model.history
         # As training left them, and as they score: with what a calibration drive taught them.
         self._trained = self._heads = checkpoint.heads
@@ -138,18 +138,19 @@ class SurpriseMonitor:
         self._seen.append((self._episode, errors))
         return self._judge(frame.stamp_ns, score)
 
-    def warm_up(self) -> float:
-        """The seconds that scoring one block takes, measured on blank data; changes nothing."""
+    def warm_up(self, times: int = 5) -> float:
+        """The seconds that scoring a block takes (the median), on blank data; changes nothing."""
         camera = self.spec.camera
         pixels = np.zeros((camera.height, camera.width, 3), np.uint8)
         blocks = np.zeros((self._history, self.frameskip, self.spec.action_dim))
-        for _ in range(3):
+        seconds = []
+        for _ in range(times):
             started = time.perf_counter()
             latent = self._encode(Frame(0, pixels))
             imagined = self._imagine([latent] * self._history, list(blocks))
             self._score(self._errors(latent, latent, imagined, blocks[-1]))
-            seconds = time.perf_counter() - started
-        return seconds
+            seconds.append(time.perf_counter() - started)
+        return float(np.median(seconds))
 
     def clear_scores(self) -> None:
         """Nothing; what was watched so far no longer counts when `recalibrate` is called."""
@@ -209,13 +210,13 @@ class SurpriseMonitor:
     def _encode(self, frame: Frame) -> torch.Tensor:
         if frame.pixels is None:
             raise ValueError('this frame ends a block, so its pixels are needed: see wants_frame')
-        return self._model.encode(pixels_on(self._device, frame.pixels[None]))[0]
+        return self._model.encode(pixels_on(self.device, frame.pixels[None]))[0]
 
     @torch.inference_mode()
     def _imagine(self, latents: list[torch.Tensor], blocks: list[np.ndarray]) -> torch.Tensor:
         """The latent (D,) after the last of the blocks, each of which leaves one of `latents`."""
         # In float32 before the device: the dataset's precision, and some devices have no float64.
-        actions = torch.from_numpy(np.stack(blocks).astype(np.float32)).to(self._device)
+        actions = torch.from_numpy(np.stack(blocks).astype(np.float32)).to(self.device)
         z = torch.stack(latents)[None]
         return self._model.predict(z, self._model.embed_actions(actions[None]))[0, -1]
 

@@ -10,7 +10,8 @@ from lewm_ros.schedule import SCHEDULES
 _CHECKPOINT = 'the model: a .safetensors file'
 _ROBOT = 'a robot YAML or name that the checkpoint must be for; its topics are used'
 _DEVICE = 'auto, cpu, cuda or cuda:N'
-_THREADS = 'CPU threads of the model; 0: as PyTorch chooses; 1 where other nodes need the cores'
+_THREADS = ('CPU threads of the model; 0: as many as are fastest, measured at configure; 1 where '
+            'other nodes need the cores')
 _RELIABLE = 'subscribe to the camera reliably, so that no frame is lost'
 
 

@@ -23,7 +23,7 @@ from lewm_ros.node_params import PlannerParams
 from lewm_ros.params import Explicit, declare, read
 from lewm_ros.plan_topics import PlanTopics
 from lewm_ros.schedule import patience, plans_ahead
-from lewm_ros.serving import RELIABLE, camera_qos, check_types, load, picture, serving_spec
+from lewm_ros.serving import RELIABLE, camera_qos, check_types, load, picture, serving_spec, warmed
 from lewm_ros.steps import Choice, FrameSelector, LiveClock
 from lewm_ros.worker import Worker
 
@@ -56,7 +56,7 @@ class PlannerNode(ManagedNode):
         self._agent = agent
         self._deadline_s = params.plan_deadline_s or self._spec.tick_s
         self._worker = Worker(self, 'planner')
-        self._warm_s = self._worker.run(agent.warm_up)
+        self._warm_s = self._worker.run(lambda: warmed(agent, params.threads))
         self._ahead, warning = plans_ahead(params.plan_when, self._warm_s, self._deadline_s,
                                            agent.frameskip * self._spec.tick_s)
         for each in filter(None, (warning, patience(self._deadline_s, self._spec.max_age_s))):

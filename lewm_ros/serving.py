@@ -43,6 +43,17 @@ def load(path: str, device: str, threads: int = 0) -> tuple[Any, Any]:
     return load_checkpoint(at_home(path), found), found
 
 
+def warmed(model: Any, threads: int) -> float:
+    """What `model.warm_up` measures, s; with `threads` 0 on the CPU, with the fastest number.
+
+    Called in the thread in which the model will compute.
+    """
+    if threads or getattr(model, 'device', None) is None or model.device.type != 'cpu':
+        return model.warm_up()
+    from lewm_core.threads import use_fastest
+    return use_fastest(model.warm_up)
+
+
 def serving_spec(trained: RobotSpec, robot: str) -> RobotSpec:
     """The spec to serve: the checkpoint's, with the topics of `robot` (a YAML or name) if given.
 

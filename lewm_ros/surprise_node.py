@@ -22,7 +22,7 @@ from lewm_ros.node import ERROR, OK, WARN, ManagedNode, run_node
 from lewm_ros.node_params import SurpriseParams
 from lewm_ros.params import Explicit, declare, read
 from lewm_ros.recalibrating import Recalibrating
-from lewm_ros.serving import camera_qos, check_types, load, picture, serving_spec
+from lewm_ros.serving import camera_qos, check_types, load, picture, serving_spec, warmed
 from lewm_ros.steps import LiveClock, Step, StepBuilder, finite
 from lewm_ros.surprise_topics import SurpriseTopics
 
@@ -53,7 +53,7 @@ class SurpriseNode(ManagedNode):
         self._params = params = read(self, SurpriseParams)
         self._monitor = self._given or self._load()
         self._spec = serving_spec(self._monitor.spec, params.robot)
-        self._warm_s = self._monitor.warm_up()
+        self._warm_s = warmed(self._monitor, params.threads)
         camera, action = check_types(self._spec)
         self._has_header = hasattr(action(), 'header')
         self._builder: StepBuilder | None = None

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
 from ros_toys import ToyRobot, image
 
+import lewm_core.threads
 from lewm_core.config import PlannerConfig
 from lewm_ros.planner_node import PlannerNode
+from lewm_ros.surprise_node import SurpriseNode
 
 TICK = 100_000_000
 START = 1_000_000_000_000
@@ -67,3 +70,24 @@ def test_what_does_not_fit_the_checkpoint_is_one_sentence(host, checkpoint, capf
     assert node.exit_code == 1
     heard = capfd.readouterr().err
     assert said in heard and 'Traceback' not in heard
+
+
+@pytest.mark.parametrize('threads, measured', [(0, 1), (1, 0)])
+def test_the_number_of_threads_is_measured_unless_it_is_given(
+        host, checkpoint, monkeypatch, threads, measured):
+    seen = []
+    monkeypatch.setattr(lewm_core.threads, 'use_fastest',
+                        lambda seconds: seen.append(threading.current_thread()) or seconds())
+    node = _planner(host, checkpoint, threads=threads)
+    assert node.active and len(seen) == measured
+    assert node._worker._thread in seen or not measured  # where plans are made
+
+
+@pytest.mark.parametrize('threads, measured', [(0, 1), (1, 0)])
+def test_so_is_that_of_the_surprise_node(host, checkpoint, monkeypatch, threads, measured):
+    seen = []
+    monkeypatch.setattr(lewm_core.threads, 'use_fastest',
+                        lambda seconds: seen.append(1) or seconds())
+    node = host.add(SurpriseNode, parameters={'checkpoint': checkpoint, 'device': 'cpu',
+                                              'threads': threads})
+    assert node.active and len(seen) == measured
