@@ -68,7 +68,7 @@ class Driver:
         self._elapsed = 0  # ticks answered since the frame that is being planned for
         self._driven = 0  # those of them that came from a plan
         self._serial = 0  # plans of an earlier goal or episode are dropped
-        self._goals = 0
+        self._asked = [0]  # how many goals, since there was to be none
         self._debts: list[Callable[[], None]] = []
 
     @property
@@ -132,24 +132,26 @@ class Driver:
 
     def set_goal(self, pixels: np.ndarray, done: Callable[[Exception | None], None]) -> None:
         """Nothing; `done(None)` when the agent has taken the goal, `done(error)` when not."""
-        self._goals += 1
-        number = self._goals
+        asked = self._asked
+        asked[0] = number = asked[0] + 1
 
-        def ended(_: Any, error: Exception | None) -> None:
-            if number != self._goals:
-                return  # another goal, or none, was asked for meanwhile
+        def ended(taken: Any, error: Exception | None) -> None:
+            if asked is not self._asked or taken is False:
+                return
             if error is None:
                 self.has_goal = True
                 if not self._busy:  # a plan in the queue behind this is for the new goal already
                     self.restart()
             done(error)
 
-        self._submit(lambda: self._agent.set_goal(pixels), ended)
+        # Left out where another goal, or none, was asked for meanwhile.
+        self._submit(lambda: asked is self._asked and number == asked[0]
+                     and [self._agent.set_goal(pixels)], ended)
 
     def clear_goal(self) -> None:
         """Nothing; frames are not answered until there is a goal. Call `halt` as well."""
         self.has_goal = False
-        self._goals += 1
+        self._asked = [0]
         self.fault, self.detail = None, ''
         self.restart()
         self._submit(self._agent.clear_goal, _raise)

@@ -234,6 +234,27 @@ def test_a_frame_that_waits_behind_a_new_goal_is_answered_with_a_plan_for_it(ben
     assert bench.agent.calls[1:2] == ['set_goal']
 
 
+def test_of_goals_that_come_faster_than_they_are_taken_the_newest_counts(two_room):
+    """Goals at a camera's rate, for a robot that is to follow, waited in a queue that grew by each
+    one that the encoder fell behind; the newest was taken last, and none before it was followed.
+    """
+    bench, taken = Bench(two_room), []
+
+    def ask(grey):
+        bench.driver.set_goal(np.full((64, 64, 3), grey, np.uint8),
+                              lambda error: taken.append((grey, error)))
+
+    for grey in range(1, 6):
+        ask(grey)
+    bench.work()
+    assert bench.agent.goals == [5] and taken == [(5, None)]
+    bench.agent.set_goal = lambda pixels: ask(6)  # while it is taken the next one comes
+    ask(7)
+    bench.jobs, (waiting,) = bench.jobs[1:], bench.jobs[:1]
+    waiting[1](waiting[0](), None)
+    assert taken == [(5, None), (7, None)] and len(bench.jobs) == 1
+
+
 def test_a_goal_that_is_cleared_before_the_agent_took_it_stays_cleared(two_room):
     bench = Bench(two_room)
     bench.driver.set_goal(np.zeros((64, 64, 3), np.uint8), lambda error: None)
