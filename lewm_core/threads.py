@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+OWN = torch.get_num_threads()  # PyTorch's own choice, before anybody here made another
 LONG_S = 0.2  # what takes longer is large enough for all threads
 _GAIN = 0.9   # of the time with fewer threads, for more to be worth it
 
@@ -16,8 +17,7 @@ def set_threads(count: int) -> int:
     Threads started later take it over. One thread is faster than several for a small model, which
     wait for each other at every layer: most of all where the other cores are busy.
     """
-    if count:
-        torch.set_num_threads(count)
+    torch.set_num_threads(count or OWN)
     return torch.get_num_threads()
 
 

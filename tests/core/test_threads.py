@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lewm_core.threads import use_fastest
+from lewm_core.threads import OWN, set_threads, use_fastest
 
 
 @pytest.fixture
@@ -37,3 +37,10 @@ def test_as_many_threads_are_used_as_are_worth_it(threads, most, milliseconds, u
     threads(most)
     assert use_fastest(seconds) == milliseconds[used] / 1e3
     assert torch.get_num_threads() == used and seen == tried
+
+
+def test_a_number_that_is_not_given_is_pytorchs_own_again(threads):
+    """A node that was configured anew, with a larger model, would have stayed at the one thread
+    that its first model was fastest with."""
+    assert set_threads(OWN + 1) == OWN + 1
+    assert set_threads(0) == OWN
