@@ -135,7 +135,13 @@ class Driver:
         asked = self._asked
         asked[0] = number = asked[0] + 1
 
-        def ended(taken: Any, error: Exception | None) -> None:
+        def take() -> bool:
+            newest = asked is self._asked and number == asked[0]
+            if newest:  # no other goal, or none, was asked for meanwhile
+                self._agent.set_goal(pixels)
+            return newest
+
+        def ended(taken: bool | None, error: Exception | None) -> None:
             if asked is not self._asked or taken is False:
                 return
             if error is None:
@@ -144,9 +150,7 @@ class Driver:
                     self.restart()
             done(error)
 
-        # Left out where another goal, or none, was asked for meanwhile.
-        self._submit(lambda: asked is self._asked and number == asked[0]
-                     and [self._agent.set_goal(pixels)], ended)
+        self._submit(take, ended)
 
     def clear_goal(self) -> None:
         """Nothing; frames are not answered until there is a goal. Call `halt` as well."""

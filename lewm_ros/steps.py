@@ -13,6 +13,7 @@ import numpy as np
 from lewm_core.robot import RobotSpec
 
 _NS = 1_000_000_000
+_MOST = 100_000  # commands that a live node remembers: half an hour of 50 Hz
 _LARGEST = float(np.finfo(np.float32).max)  # as a dataset holds it
 
 
@@ -184,8 +185,8 @@ class StepBuilder:
             steps = self._forget(effective)
         if effective < self._decided:
             self.late += 1
-        if len(self._times) >= 100_000 and not self._hold:  # no frame has used them up for long
-            del self._times[:50_000], self._values[:50_000]
+        if len(self._times) >= _MOST and not self._hold:  # no frame has used them up for long
+            del self._times[:_MOST // 2], self._values[:_MOST // 2]
         at = bisect_right(self._times, effective)  # of equal stamps the last to come counts
         self._times.insert(at, effective)
         values = np.asarray(values, dtype=np.float64)
