@@ -20,9 +20,9 @@ ADVICE = ('raise model.sigreg_weight (0.02 to 0.2 is its useful range), or train
 class LatentStatistics:
     """The spread of latents over many frames: (N, D) in all.
 
-    `std_min` and `std_mean` over the D dimensions' standard deviations; `effective_rank` in
-    [1, D]: exp(-Σ p log p) with p the eigenvalues of the covariance over their sum (Roy and
-    Vetterli 2007, there on singular values). It is D for isotropic latents, 1 for a line.
+    `std` (D,) of each dimension, `std_min` and `std_mean` of these; `effective_rank` in [1, D]:
+    exp(-Σ p log p) with p the eigenvalues of the covariance over their sum (Roy and Vetterli
+    2007, there on singular values). It is D for isotropic latents, 1 for a line.
     `normal_distance`, at least 0: how far projections on random directions are from N(0, 1), the
     2-Wasserstein distance in standard deviations, mean over directions. SIGReg pulls it to 0; it
     is 1 where all latents are the same point at the origin.
@@ -33,6 +33,7 @@ class LatentStatistics:
     effective_rank: float
     dimensions: int
     normal_distance: float = 0.0
+    std: tuple[float, ...] = ()
 
     @property
     def collapsed(self) -> str | None:
@@ -61,13 +62,7 @@ def latent_statistics(latents: np.ndarray) -> LatentStatistics:
     covariance = values.T @ values / len(values)
     std = np.sqrt(np.diag(covariance))
     return LatentStatistics(float(std.min()), float(std.mean()), effective_rank(covariance),
-                            values.shape[1], distance)
-
-
-def deviations(latents: np.ndarray) -> list[float]:
-    """The standard deviation of each dimension of `latents` (..., D), to four digits."""
-    values = np.asarray(latents, dtype=np.float64).reshape(-1, latents.shape[-1])
-    return [float(f'{std:.4g}') for std in values.std(axis=0)]
+                            values.shape[1], distance, tuple(std.tolist()))
 
 
 def normal_distance(values: np.ndarray, directions: int = 64) -> float:

@@ -18,7 +18,7 @@ from lewm_core.data import Dataset, WindowSampler, action_statistics
 from lewm_core.finetune import start_from
 from lewm_core.losses import Losses, LeWM
 from lewm_core.model import WorldModel
-from lewm_core.monitor import deviations, latent_statistics
+from lewm_core.monitor import latent_statistics
 from lewm_core.pldm import PLDM
 from lewm_core.precision import resolve_precision
 from lewm_core.progress import CollapseWatch, Progress, not_finite
@@ -156,8 +156,8 @@ class Trainer:
             raise not_finite(step + 1, dict(zip(names, values[bad[0]])), self.sampler(step),
                              self.dataset, self.config)
         means = dict(zip(names, values.mean(axis=0).tolist()))
-        latents = distributed.gathered(losses.latents.detach().float()).cpu().numpy()
-        latent = latent_statistics(latents)
+        latents = distributed.gathered(losses.latents.detach().float())
+        latent = latent_statistics(latents.cpu().numpy())
         now = time.monotonic()
         speed = len(values) / max(now - self._clock, 1e-9)
         self.seconds, self._clock = self.seconds + now - self._clock, now
@@ -169,7 +169,8 @@ class Trainer:
             self._collapse(self.done, latent), speed * self.config.batch_size,
             self._validation.get('val_skill'))
         row = {'step': self.done, **means, 'latent_std_min': latent.std_min,
-               'latent_std_mean': latent.std_mean, 'latent_std': deviations(latents),
+               'latent_std_mean': latent.std_mean,
+               'latent_std': [float(f'{std:.4g}') for std in latent.std],
                'effective_rank': latent.effective_rank,
                'normal_distance': latent.normal_distance, 'lr': progress.learning_rate,
                'steps_per_s': speed, 'windows_per_s': progress.windows_per_s,
